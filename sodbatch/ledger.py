@@ -1,0 +1,183 @@
+"""The ledger: ``OUT/images`` read back as what is committed, settled and counted.
+
+A row counts as committed from the moment its part is visible in ``OUT/images``; nothing else is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sodbatch.ids import IdSet
+from sodbatch.storage import Storage
+from sodbatch.tables import FAILED, OK, explode_detections, to_parquet
+
+READERS = 16
+"""Threads that read parts at the same time: enough to hide an object store's latency."""
+
+
+@dataclass
+class Document:
+    """The committed pages of one input with pages."""
+
+    page_count: int
+    pages: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Ledger:
+    """What is committed.
+
+    Attributes:
+        done: Ids of the inputs that have nothing left to do.
+        partial: Inputs of which some pages are missing, by input id.
+    """
+
+    done: IdSet = field(default_factory=IdSet)
+    partial: dict[str, Document] = field(default_factory=dict)
+
+
+def part_urls(output: str, table: str, storage: Storage) -> list[str]:
+    """List the parts of one table, sorted; an output that does not exist has none."""
+    folder = f"{output.rstrip('/')}/{table}"
+    if not storage.exists(folder):
+        return []
+    return sorted(info.url for info in storage.list_files(folder) if _is_part(info.url))
+
+
+def read_parts(urls: Iterable[str], columns: list[str], storage: Storage) -> Iterator[pa.Table]:
+    """Read columns of many parts, a few at a time, in the order given."""
+
+    def read(url: str) -> pa.Table:
+        with storage.open(url) as file:
+            return pq.ParquetFile(file).read(columns)
+
+    urls = list(urls)
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(urls), 4 * READERS):
+            yield from pool.map(read, urls[start : start + 4 * READERS])
+
+
+def read_ledger(output: str, storage: Storage, *, retry_failed: bool = False) -> Ledger:
+    """Read what is committed on an output.
+
+    Args:
+        output: Folder of the tables.
+        storage: Where it lies.
+        retry_failed: Treat failed pictures as not done.
+    """
+    ledger = Ledger()
+    columns = ["input_id", "page_index", "page_count", "status"]
+    for rows in read_parts(part_urls(output, "images", storage), columns, storage):
+        if retry_failed:
+            rows = rows.filter(pc.equal(rows["status"], OK))
+        single = pc.is_null(rows["page_index"])
+        ledger.done.add(rows["input_id"].filter(single))
+        _add_pages(ledger, rows.filter(pc.invert(single)))
+    complete = [key for key, document in ledger.partial.items() if len(document.pages) >= document.page_count]
+    for key in complete:
+        del ledger.partial[key]
+    ledger.done.add(pa.array(complete, pa.string()))
+    return ledger
+
+
+def _add_pages(ledger: Ledger, pages: pa.Table) -> None:
+    """Add rows of pages; documents that lie whole in one part, nearly all, never become Python objects."""
+    documents = pages.group_by("input_id").aggregate([("page_index", "count_distinct"), ("page_count", "max")])
+    whole = pc.greater_equal(documents["page_index_count_distinct"], documents["page_count_max"])
+    ledger.done.add(documents["input_id"].filter(whole))
+    split = documents["input_id"].filter(pc.invert(whole))
+    for row in pages.filter(pc.is_in(pages["input_id"], split.combine_chunks())).to_pylist():
+        document = ledger.partial.setdefault(row["input_id"], Document(row["page_count"]))
+        document.pages.add(row["page_index"])
+
+
+def settle(output: str, storage: Storage) -> int:
+    """Make the tables say each picture once, and return how many rows that took out.
+
+    Of several rows with one id the latest attempt stays, then an ok row, then the first part by name. The failure
+    of a whole document goes when its pages are there. ``detections`` is then made to follow ``images``: a part whose
+    writer was killed between the two is deleted or written again. Every step can be repeated after a kill.
+    """
+    images = part_urls(output, "images", storage)
+    superseded = _superseded(images, storage)
+    for url, ids in superseded.items():
+        storage.write_atomic(url, to_parquet(_without(_read_part(url, storage), ids)))
+    detections = set(part_urls(output, "detections", storage))
+    for url in detections - {_detections_part(url) for url in images}:
+        storage.delete(url)
+    for url, expected in zip(images, read_parts(images, ["num_detections"], storage), strict=True):
+        follower = _detections_part(url)
+        rows = _num_rows(follower, storage) if follower in detections else None
+        if rows != (pc.sum(expected["num_detections"]).as_py() or 0):
+            storage.write_atomic(follower, to_parquet(explode_detections(_read_part(url, storage))))
+    return sum(len(ids) for ids in superseded.values())
+
+
+def _read_part(url: str, storage: Storage) -> pa.Table:
+    with storage.open(url) as file:
+        return pq.ParquetFile(file).read()
+
+
+def _num_rows(url: str, storage: Storage) -> int:
+    with storage.open(url) as file:
+        return pq.ParquetFile(file).metadata.num_rows
+
+
+def _without(rows: pa.Table, ids: set[str]) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(sorted(ids), pa.string()))))
+
+
+def _detections_part(url: str) -> str:
+    """Return the part of ``detections`` that belongs to a part of ``images``."""
+    root, _, name = url.rpartition("/images/")
+    return f"{root}/detections/{name}"
+
+
+def _superseded(images: list[str], storage: Storage) -> dict[str, set[str]]:
+    """Find the rows that another row supersedes, as ids by part; memory grows with them, not with the tables."""
+    doubled, unopened = _suspects(images, storage)
+    if len(doubled) == len(unopened) == 0:
+        return {}
+    columns = ["image_id", "input_id", "page_index", "status", "attempt"]
+    opened: set[str] = set()
+    candidates: list[tuple[str, tuple[int, bool, int]]] = []
+    for position, rows in enumerate(read_parts(images, columns, storage)):
+        with_pages = rows.filter(pc.and_(pc.is_valid(rows["page_index"]), pc.is_in(rows["input_id"], unopened)))
+        opened.update(with_pages["input_id"].to_pylist())
+        for row in rows.filter(pc.is_in(rows["image_id"], doubled)).to_pylist():
+            candidates.append((row["image_id"], (row["attempt"], row["status"] == OK, -position)))
+        for row in rows.filter(pc.is_in(rows["image_id"], unopened)).to_pylist():
+            candidates.append((row["image_id"], (row["attempt"], row["status"] == OK, -position)))
+    winners: dict[str, tuple[int, bool, int]] = {}
+    for image_id, rank in candidates:
+        if image_id not in opened:
+            winners[image_id] = max(rank, winners.get(image_id, rank))
+    losers: dict[str, set[str]] = {}
+    for image_id, rank in candidates:
+        if winners.get(image_id) != rank:
+            losers.setdefault(images[-rank[2]], set()).add(image_id)
+    return losers
+
+
+def _suspects(images: list[str], storage: Storage) -> tuple[pa.Array, pa.Array]:
+    """Find ids that stand in more than one row, and ids of documents that failed whole while others have pages."""
+    seen, any_pages = IdSet(), False
+    doubled: set[str] = set()
+    unopened: set[str] = set()
+    for rows in read_parts(images, ["image_id", "page_index", "status"], storage):
+        doubled.update(rows["image_id"].filter(pa.array(~seen.add(rows["image_id"]))).to_pylist())
+        single = pc.is_null(rows["page_index"])
+        any_pages = any_pages or not pc.all(single).as_py()
+        unopened.update(rows["image_id"].filter(pc.and_(single, pc.equal(rows["status"], FAILED))).to_pylist())
+    return pa.array(sorted(doubled), pa.string()), pa.array(sorted(unopened) if any_pages else [], pa.string())
+
+
+def _is_part(url: str) -> bool:
+    name = url.rsplit("/", 1)[-1]
+    return name.startswith("part-") and name.endswith(".parquet")

@@ -1,0 +1,72 @@
+"""Pending: the manifest minus what is committed, and minus repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from sodbatch.ids import IdSet, input_id
+from sodbatch.ledger import Ledger
+from sodbatch.manifest import Manifest
+from sodbatch.storage import identity
+from sodbatch.tables import PENDING
+
+
+class Pending:
+    """Streams the rows still to do and counts what it passes over.
+
+    Args:
+        manifest: The inputs.
+        ledger: What earlier runs have committed.
+
+    Attributes:
+        listed: Ids of all distinct inputs seen so far.
+        repeats: Rows that named an input seen before.
+        already_done: Distinct inputs that the ledger has.
+    """
+
+    def __init__(self, manifest: Manifest, ledger: Ledger) -> None:
+        self._manifest = manifest
+        self._ledger = ledger
+        self.listed = IdSet()
+        self.repeats = 0
+        self.already_done = 0
+
+    @property
+    def to_do(self) -> int:
+        """Distinct inputs seen so far that are not committed."""
+        return len(self.listed) - self.already_done
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield tables of :data:`sodbatch.tables.PENDING` and the passed-through columns, none of them empty."""
+        schema = pa.schema([*PENDING, *self._manifest.passthrough])
+        for rows in self._manifest.tables():
+            ids = pa.array(
+                [
+                    input_id(identity(source) if source else uri, etag)
+                    for source, uri, etag in zip(
+                        rows["source"].to_pylist(), rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True
+                    )
+                ],
+                pa.string(),
+            )
+            first = self.listed.add(ids)
+            done = first & self._ledger.done.contains(ids)
+            self.repeats += int(np.count_nonzero(~first))
+            self.already_done += int(np.count_nonzero(done))
+            keep = pa.array(first & ~done)
+            if todo := keep.true_count:
+                yield self._with_pages(rows.filter(keep), ids.filter(keep), todo).select(schema.names).cast(schema)
+
+    def _with_pages(self, rows: pa.Table, ids: pa.Array, count: int) -> pa.Table:
+        counts: list[int | None] = [None] * count
+        pages: list[list[int] | None] = [None] * count
+        if self._ledger.partial:
+            for i, key in enumerate(ids.to_pylist()):
+                if document := self._ledger.partial.get(key):
+                    counts[i], pages[i] = document.page_count, sorted(document.pages)
+        rows = rows.append_column("input_id", ids)
+        rows = rows.append_column("page_count", pa.array(counts, pa.int32()))
+        return rows.append_column("skip_pages", pa.array(pages, pa.list_(pa.int32())))

@@ -1,0 +1,243 @@
+"""The stages between manifest and write, as plain callables over Arrow tables.
+
+They know neither an engine nor the configuration file: the inline engine calls them in a loop, the Ray engine
+hands the same objects to Ray Data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sodbatch.config import LimitsSection
+from sodbatch.decode import FailedPage, Page, decode_pages
+from sodbatch.errors import ErrorClass, PictureError
+from sodbatch.fetch import Fetcher
+from sodbatch.ids import image_id
+from sodbatch.predictor.base import Predictor
+from sodbatch.preprocess import Preprocess, resize
+from sodbatch.storage import redact
+from sodbatch.tables import FAILED, OK, detections_array, inferred_schema, loaded_schema
+from sodbatch.threshold import Detections, Threshold, select
+
+BLOCK_BYTES = 64 * 2**20
+"""Pixels in one table between Load and Infer: large enough for few tasks, small enough for few of them in memory."""
+
+
+def pictures_per_block(preprocess: Preprocess) -> int:
+    """Return how many model inputs make one table of about :data:`BLOCK_BYTES`, at most 64."""
+    return max(1, min(64, BLOCK_BYTES // (preprocess.height * preprocess.width * 3)))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Fetch, decode and resize: pending rows become rows with pixels, one a picture or page.
+
+    Attributes:
+        fetcher: Gets the bytes.
+        limits: Bounds on what is decoded.
+        preprocess: The model's input.
+        passthrough: The manifest's own columns.
+    """
+
+    fetcher: Fetcher
+    limits: LimitsSection
+    preprocess: Preprocess
+    passthrough: pa.Schema
+
+    def __call__(self, pending: pa.Table) -> Iterator[pa.Table]:
+        """Yield tables of :func:`sodbatch.tables.loaded_schema`, each of at most :data:`BLOCK_BYTES` of pixels."""
+        block = _Block(self, min(pictures_per_block(self.preprocess), max(1, len(pending))))
+        rows = pending.to_pylist()
+        fetched = self.fetcher.fetch_all([row["source"] for row in rows])
+        for row in rows:
+            started = time.perf_counter()
+            data = next(fetched)
+            seconds = time.perf_counter() - started
+            for page in self._pages(row, data):
+                block.add(row, page, 0 if isinstance(data, PictureError) else len(data), seconds)
+                seconds = 0.0
+                if block.full:
+                    yield block.table()
+        if block.rows:
+            yield block.table()
+
+    def _pages(self, row: dict[str, Any], data: bytes | PictureError) -> Iterator[Page | FailedPage]:
+        skip = row["skip_pages"] or ()
+        pages: Iterator[Page | FailedPage]
+        if isinstance(data, PictureError):
+            pages = iter([FailedPage(None, row["page_count"] or 1, data)])
+        else:
+            pages = decode_pages(data, self.limits, skip)
+        for page in pages:
+            if isinstance(page, FailedPage) and page.page_index is None and row["page_count"]:
+                # A document that an earlier run could open: its missing pages fail one by one, so that none is lost.
+                missing = sorted(set(range(row["page_count"])) - set(skip))
+                yield from (FailedPage(index, row["page_count"], page.error) for index in missing)
+            else:
+                yield page
+
+
+class _Block:
+    """Rows of one table in the making, their pixels written straight into the buffer that Arrow takes over."""
+
+    def __init__(self, load: Load, capacity: int) -> None:
+        self._load = load
+        self._shape = (load.preprocess.height, load.preprocess.width, 3)
+        self._capacity = capacity
+        self._clear()
+
+    def _clear(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._pixels = np.empty((self._capacity, *self._shape), np.uint8)
+        self._with_pixels: list[bool] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self.rows) == self._capacity
+
+    def add(self, row: dict[str, Any], page: Page | FailedPage, file_bytes: int, fetch_seconds: float) -> None:
+        """Append one page; a picture that cannot be resized becomes a failed row."""
+        started = time.perf_counter()
+        error = page.error if isinstance(page, FailedPage) else self._resize(page.image)
+        height, width = page.image.shape[:2] if isinstance(page, Page) else (None, None)
+        self._with_pixels.append(error is None)
+        self.rows.append(
+            row
+            | {
+                "image_id": image_id(row["input_id"], page.page_index),
+                "page_index": page.page_index,
+                "page_count": page.page_count,
+                "width": width,
+                "height": height,
+                "file_bytes": file_bytes or None,
+                "error_class": error.error_class.value if error else None,
+                "error_message": error.message if error else None,
+                "fetch_seconds": fetch_seconds,
+                "decode_seconds": time.perf_counter() - started,
+            }
+        )
+
+    def _resize(self, image: np.ndarray) -> PictureError | None:
+        try:
+            resize(image, self._load.preprocess, out=self._pixels[sum(self._with_pixels)])
+        except Exception as error:
+            return PictureError(ErrorClass.DECODER_FAILURE, f"cannot be resized: {redact(str(error))}")
+        return None
+
+    def table(self) -> pa.Table:
+        """Return the rows so far and start anew."""
+        schema = loaded_schema(self._load.passthrough)
+        pixels = _pixel_column(self._pixels, np.array(self._with_pixels))
+        columns = [
+            pixels if field.name == "pixels" else pa.array([row[field.name] for row in self.rows], field.type)
+            for field in schema
+        ]
+        self._clear()
+        return pa.table(columns, schema=schema)
+
+
+def _pixel_column(pixels: np.ndarray, valid: np.ndarray) -> pa.Array:
+    """Wrap pixels [>= n valid, H, W, 3] as a large_binary column without a copy; rows not valid are null."""
+    size = int(np.prod(pixels.shape[1:]))
+    offsets = np.zeros(len(valid) + 1, np.int64)
+    np.cumsum(valid * size, out=offsets[1:])
+    mask = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    data = pa.py_buffer(pixels.reshape(-1)[: offsets[-1]])
+    return pa.Array.from_buffers(pa.large_binary(), len(valid), [mask, pa.py_buffer(offsets), data])
+
+
+def _pixels_of(column: pa.ChunkedArray, shape: tuple[int, int, int]) -> np.ndarray:
+    """View the pixels of all valid rows as uint8 [n, H, W, 3]; no copy where the column is one chunk."""
+    chunk = column.combine_chunks()
+    if isinstance(chunk, pa.ChunkedArray):
+        chunk = pa.concat_arrays(chunk.chunks)
+    offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+    data = np.frombuffer(chunk.buffers()[2] or b"", np.uint8)
+    return data[offsets[0] : offsets[-1]].reshape(-1, *shape)
+
+
+@dataclass(frozen=True)
+class Infer:
+    """Predict and apply the threshold: rows with pixels become rows with boxes.
+
+    Attributes:
+        predictor: The loaded detector.
+        threshold: Scores that count, by class.
+        labels: Label of each class id.
+        keep_top_k: Boxes a picture at which the model cuts off.
+        shape: Height, width and channels of the model input.
+        passthrough: The manifest's own columns.
+    """
+
+    predictor: Predictor
+    threshold: Threshold
+    labels: tuple[str, ...]
+    keep_top_k: int
+    shape: tuple[int, int, int]
+    passthrough: pa.Schema
+
+    def __call__(self, loaded: pa.Table) -> pa.Table:
+        """Return a table of :func:`sodbatch.tables.inferred_schema`, row by row that of the table given."""
+        images = _pixels_of(loaded["pixels"], self.shape)
+        valid = loaded["pixels"].is_valid().to_numpy()
+        sizes = np.stack([loaded["height"].to_numpy()[valid], loaded["width"].to_numpy()[valid]], axis=1).astype(np.int32)
+        started = time.perf_counter()
+        found = iter(predict_each(self.predictor, images, sizes))
+        results = [next(found) if ok else None for ok in valid]
+        seconds = (time.perf_counter() - started) / max(1, len(images))
+        return self._rows(loaded, results, seconds)
+
+    def _rows(self, loaded: pa.Table, results: list[np.ndarray | PictureError | None], seconds: float) -> pa.Table:
+        errors = list(zip(loaded["error_class"].to_pylist(), loaded["error_message"].to_pylist(), strict=True))
+        pictures: list[Detections | None] = []
+        sizes = zip(loaded["height"].to_pylist(), loaded["width"].to_pylist(), strict=True)
+        for i, (result, (height, width)) in enumerate(zip(results, sizes, strict=True)):
+            if isinstance(result, np.ndarray):
+                pictures.append(select(result, self.threshold, height, width, self.keep_top_k))
+            else:
+                pictures.append(None)
+                if isinstance(result, PictureError):
+                    errors[i] = (result.error_class.value, result.message)
+        made = {
+            "status": pa.array([FAILED if picture is None else OK for picture in pictures]),
+            "error_class": pa.array([error[0] for error in errors], pa.string()),
+            "error_message": pa.array([error[1] for error in errors], pa.string()),
+            "num_detections": pa.array([None if p is None else len(p.score) for p in pictures], pa.int32()),
+            "capped": pa.array([None if p is None else p.capped for p in pictures], pa.bool_()),
+            "detections": detections_array(
+                [None if p is None else (p.cls_id, p.score, p.boxes) for p in pictures], self.labels
+            ),
+            "infer_seconds": pa.array([None if r is None else seconds for r in results], pa.float32()),
+        }
+        schema = inferred_schema(self.passthrough)
+        columns = [made[field.name] if field.name in made else loaded[field.name] for field in schema]
+        return pa.table(columns, schema=schema)
+
+
+def predict_each(predictor: Predictor, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray | PictureError]:
+    """Predict a batch; where that fails, halve it until the picture that is to blame stands alone.
+
+    Args:
+        predictor: The detector.
+        images: uint8 RGB [n, H, W, 3].
+        sizes: int32 [n, 2], height and width of each original picture.
+
+    Returns:
+        A picture each: float32 [k, 6] as the predictor gives it, or why it failed.
+    """
+    if len(images) == 0:
+        return []
+    try:
+        return list(predictor.predict(images, sizes))
+    except Exception as error:
+        if len(images) == 1:
+            message = f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:500]}"
+            return [PictureError(ErrorClass.PREDICTOR_FAILURE, message)]
+        half = len(images) // 2
+        return predict_each(predictor, images[:half], sizes[:half]) + predict_each(predictor, images[half:], sizes[half:])
