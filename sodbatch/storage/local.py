@@ -1,0 +1,111 @@
+"""Local files: read without ever blocking, write atomically, walk in order."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+
+from .errors import NotAFileError, TooLargeError
+
+
+def read(path: str, max_bytes: int | None = None) -> bytes:
+    """Read a regular file whole.
+
+    Raises:
+        NotAFileError: A folder, FIFO, socket or device; these are never opened for reading.
+        TooLargeError: More than ``max_bytes``.
+        OSError: As ``open`` raises it.
+    """
+    _require_regular(path, os.stat(path).st_mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        _require_regular(path, status.st_mode)
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise TooLargeError(f"{status.st_size} bytes, more than the limit of {max_bytes}")
+        return file.readall() if max_bytes is None else _read_at_most(file, max_bytes)
+
+
+def _read_at_most(file, max_bytes: int) -> bytes:  # type: ignore[no-untyped-def]
+    """Read a file that may grow while it is read (or that says size 0, as those of /proc)."""
+    chunks, total = [], 0
+    while chunk := file.read(min(max_bytes + 1 - total, 1 << 24)):
+        chunks.append(chunk)
+        total += len(chunk)
+        if total > max_bytes:
+            raise TooLargeError(f"more than the limit of {max_bytes} bytes")
+    return b"".join(chunks)
+
+
+def _require_regular(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise NotAFileError(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise NotAFileError(f"{path} is not a regular file (FIFO, socket or device)")
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing, also after a crash; makes missing folders."""
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _umask() -> int:
+    """Read the process's file mode mask without changing it where the kernel tells."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        return 0o022
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems cannot sync a folder; the rename holds all the same
+    finally:
+        os.close(descriptor)
+
+
+def walk(folder: str) -> Iterator[str]:
+    """Yield the paths of all files under a folder, in the order of the whole paths; one folder's names in memory.
+
+    Symbolic links to files are followed, those to folders are not (as ``os.walk``), so that no loop is entered.
+
+    Raises:
+        OSError: A folder that cannot be read; nothing is skipped in silence.
+    """
+    with os.scandir(folder) as entries:
+        # A folder sorts as "name/", which makes the walk's order that of the whole paths.
+        names = sorted(
+            entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
+            for entry in entries
+            if not (entry.is_symlink() and entry.is_dir())
+        )
+    for name in names:
+        path = os.path.join(folder, name)
+        if name.endswith("/"):
+            yield from walk(path.rstrip("/"))
+        else:
+            yield path
+
+
+def etag(status: os.stat_result) -> str:
+    """Return what changes when a file's content is replaced: its time of change and its size."""
+    return f"{status.st_mtime_ns}-{status.st_size}"

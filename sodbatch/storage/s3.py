@@ -1,0 +1,152 @@
+"""``s3://`` through s3fs, which is imported here and only when needed (extra ``s3``)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec.asyn
+
+from ..config import FetchSection, S3Section
+from ..errors import UsageError
+from .errors import TooLargeError, TransientError
+from .uris import _USERINFO
+
+_CONNECT_TIMEOUT_S = 10.0
+_ATTEMPTS = 3
+_TRANSIENT_CODES = {
+    "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
+    "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeTooSkewed", "OperationAborted",
+}  # fmt: skip
+
+
+def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
+    """Make an s3fs file system.
+
+    Keys come from the environment, a profile or the machine's role (botocore's own chain), never from ``s3``.
+
+    Raises:
+        UsageError: s3fs is not installed, or the profile does not exist.
+    """
+    try:
+        import s3fs
+    except ImportError as error:
+        raise UsageError('s3:// needs s3fs: pip install "sodbatch[s3]"') from error
+    from botocore.exceptions import ProfileNotFound
+
+    config: dict[str, Any] = {
+        "connect_timeout": min(_CONNECT_TIMEOUT_S, fetch.timeout_s),
+        "read_timeout": fetch.timeout_s,
+        "max_pool_connections": fetch.threads + 8,
+        "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
+    }
+    if s3.endpoint_url:  # stores that are not AWS often lack the newer checksums
+        config |= {
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+    try:
+        return s3fs.S3FileSystem(
+            anon=s3.anonymous,
+            profile=s3.profile,
+            endpoint_url=s3.endpoint_url,
+            client_kwargs={"region_name": s3.region} if s3.region else None,
+            config_kwargs=config,
+            requester_pays=s3.requester_pays,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+    except ProfileNotFound as error:
+        raise UsageError(f"S3.profile: {error}") from error
+
+
+def split(url: str) -> tuple[str, str, str | None]:
+    """Split ``s3://bucket/key[?versionId=v]`` into bucket, key and version."""
+    rest = _USERINFO.sub("", url, count=1).split("://", 1)[-1]
+    bucket, _, key = rest.partition("/")
+    key, _, version = key.partition("?versionId=")
+    return bucket, key, version or None
+
+
+def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
+    """Read an object with one GET, refused by its size before the body is read.
+
+    Raises:
+        FileNotFoundError, PermissionError, TimeoutError, TransientError, TooLargeError, OSError: As named.
+    """
+    bucket, key, version = split(url)
+
+    async def get() -> bytes:
+        client = await filesystem.set_session()
+        keywords = {"VersionId": version} if version else {}
+        answer = await client.get_object(Bucket=bucket, Key=key, **filesystem.req_kw, **keywords)
+        async with answer["Body"] as body:
+            size = answer["ContentLength"]
+            if max_bytes is not None and size > max_bytes:
+                raise TooLargeError(f"{size} bytes, more than the limit of {max_bytes}")
+            return bytes(await body.read())
+
+    async def bounded() -> bytes:
+        return await asyncio.wait_for(get(), timeout_s)
+
+    try:
+        return bytes(fsspec.asyn.sync(filesystem.loop, bounded))
+    except Exception as error:
+        raise translate(error) from error
+
+
+def list_pages(filesystem: Any, url: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects whose key starts as ``url`` does, a page (up to 1,000) at a time, in the store's order.
+
+    AWS lists in the order of the keys; some other stores list folder by folder.
+    """
+    bucket, prefix, _ = split(url)
+    token: dict[str, str] = {}
+    while True:
+        try:
+            page = filesystem.call_s3(
+                "list_objects_v2", Bucket=bucket, Prefix=prefix, **filesystem.req_kw, **token
+            )
+        except Exception as error:
+            raise translate(error) from error
+        yield page.get("Contents", [])
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def translate(error: Exception) -> Exception:
+    """Turn what botocore and s3fs raise into this package's and Python's own errors."""
+    from botocore.exceptions import (
+        BotoCoreError,
+        ConnectTimeoutError,
+        HTTPClientError,
+        NoCredentialsError,
+        ReadTimeoutError,
+        TokenRetrievalError,
+    )
+    from s3fs.errors import translate_boto_error
+
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError, ReadTimeoutError, ConnectTimeoutError)):
+        return TimeoutError("no complete answer from the store in time")
+    if isinstance(error, NoCredentialsError):
+        return PermissionError(
+            "no S3 credentials found (environment, profile or role); set S3.anonymous for a public bucket"
+        )
+    if isinstance(error, TokenRetrievalError):
+        return PermissionError(str(error))
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if response is not None:
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _TRANSIENT_CODES or status >= 500 or status == 429:
+            return TransientError(
+                f"S3 answers {code or status}: {response.get('Error', {}).get('Message', '')}"
+            )
+    if isinstance(error, HTTPClientError) or type(error).__module__.startswith("aiohttp"):
+        return TransientError(f"the connection to S3 failed: {error}")
+    if isinstance(error, BotoCoreError):
+        return OSError(str(error))
+    translated = translate_boto_error(error, set_cause=False)
+    return translated if isinstance(translated, Exception) else error
