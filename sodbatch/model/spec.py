@@ -1,0 +1,82 @@
+"""What sets one PP-YOLOE_plus_SOD model apart from another: sizes, DFL range, classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sodbatch.errors import UsageError
+
+VISDRONE_LABELS = (
+    "pedestrian",
+    "people",
+    "bicycle",
+    "car",
+    "van",
+    "truck",
+    "tricycle",
+    "awning-tricycle",
+    "bus",
+    "motor",
+)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """One PP-YOLOE_plus_SOD network.
+
+    Attributes:
+        name: The model's name, as PaddleX has it.
+        depth_mult: Factor on the number of blocks per stage.
+        width_mult: Factor on the number of channels.
+        input_size: (height, width) in pixels, multiples of 32.
+        reg_range: Bins of the box distribution, half open, in strides; below 0 an edge may lie behind its anchor.
+        labels: Class names in the order of the class ids.
+        encoder_layers: Transformer layers on the stride-32 map.
+        encoder_ffn: Width of their feed-forward part.
+    """
+
+    name: str
+    depth_mult: float
+    width_mult: float
+    input_size: tuple[int, int]
+    reg_range: tuple[int, int]
+    labels: tuple[str, ...] = VISDRONE_LABELS
+    encoder_layers: int = 4
+    encoder_ffn: int = 2048
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+    def channels(self, base: tuple[int, ...]) -> tuple[int, ...]:
+        """``base`` channel counts at this width, at least 1 each."""
+        return tuple(max(round(count * self.width_mult), 1) for count in base)
+
+    def blocks(self, base: int) -> int:
+        """``base`` blocks at this depth, at least 1."""
+        return max(round(base * self.depth_mult), 1)
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        NetworkSpec("PP-YOLOE_plus_SOD-S", 0.33, 0.5, (640, 640), (-2, 8)),
+        NetworkSpec("PP-YOLOE_plus_SOD-L", 1.0, 1.0, (640, 640), (-2, 8)),
+        NetworkSpec("PP-YOLOE_plus_SOD-largesize-L", 1.0, 1.0, (1920, 1920), (-2, 20)),
+        NetworkSpec(
+            "PP-YOLOE_plus_SOD-tiny", 0.33, 0.125, (320, 320), (-2, 8), encoder_layers=2, encoder_ffn=256
+        ),
+    )
+}
+"""The three official models, and a reduced one for tests and demonstrations."""
+
+
+def find_spec(name: str) -> NetworkSpec:
+    """Look a model up by name.
+
+    Raises:
+        UsageError: No such model.
+    """
+    if name not in SPECS:
+        raise UsageError(f"unknown model {name!r}; known models: {', '.join(SPECS)}")
+    return SPECS[name]

@@ -1,0 +1,129 @@
+"""Weights from PaddleDetection checkpoints (``.pdparams``)."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sodbatch.errors import UsageError
+
+if TYPE_CHECKING:
+    from .network import SODNetwork
+
+State = dict[str, np.ndarray]
+
+NAME_TABLE = "StructuredToParameterName@@"
+SLICE_TABLE = "UnpackBigParamInfor@@"
+
+
+def _empty_array(*_: Any) -> np.ndarray:
+    """What an array is before its content is set; shapes asked for here are ignored, so no memory is spent."""
+    return np.empty(0, np.uint8)
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """How pickle protocol 2 spells bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}, expected latin1")
+    return text.encode(encoding)
+
+
+ALLOWED_GLOBALS: dict[tuple[str, str], Callable[..., Any] | None] = {
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _latin1_bytes,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads containers and numpy arrays; any other object is refused before it is made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need")
+        return ALLOWED_GLOBALS[module, name]
+
+
+def read_pdparams(data: bytes) -> State:
+    """Read what ``paddle.save(layer.state_dict())`` wrote, without running anything that it may carry.
+
+    Args:
+        data: Content of a ``.pdparams`` file.
+
+    Returns:
+        float32 arrays by parameter name.
+
+    Raises:
+        UsageError: Not such a file, or one that holds more than arrays.
+    """
+    try:
+        content = ArrayUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # a hostile or damaged pickle can raise anything
+        raise UsageError(f"the weights cannot be read as .pdparams: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"the weights hold a {type(content).__name__}, expected arrays by parameter name")
+    content.pop(NAME_TABLE, None)
+    try:
+        state = _join_slices(content)
+        return {str(name): _as_float32(name, value) for name, value in state.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"the weights are damaged: {error}") from error
+
+
+def _join_slices(content: dict[str, Any]) -> dict[str, Any]:
+    """Put arrays over 1 GiB together again, which protocols 2 and 3 store in slices."""
+    for name, table in content.pop(SLICE_TABLE, {}).items():
+        slices = [content.pop(part) for part in table["slices"]]
+        content[name] = np.concatenate(slices).reshape(table["OriginShape"])
+    return content
+
+
+def _as_float32(name: str, value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.number):
+        raise TypeError(f"{name} is not a numeric array")
+    return value.astype(np.float32)
+
+
+def check_state(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, np.ndarray]) -> None:
+    """Compare weights with what a network expects.
+
+    Args:
+        shapes: Expected shape by parameter name.
+        state: Arrays by parameter name.
+
+    Raises:
+        UsageError: Lists every missing, surplus and misshapen name.
+    """
+    problems = [f"missing: {name} {list(shape)}" for name, shape in shapes.items() if name not in state]
+    problems += [
+        f"surplus: {name} {list(array.shape)}" for name, array in state.items() if name not in shapes
+    ]
+    problems += [
+        f"wrong shape: {name} is {list(state[name].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in state and state[name].shape != shape
+    ]
+    if problems:
+        raise UsageError(
+            f"the weights do not fit the network ({len(problems)} names differ):\n  " + "\n  ".join(problems)
+        )
+
+
+def load_state(network: SODNetwork, state: State) -> None:
+    """Copy ``state`` into ``network``; nothing is copied when anything differs.
+
+    Raises:
+        UsageError: As :func:`check_state`.
+    """
+    expected = network.state_dict()
+    check_state({name: tuple(tensor.shape) for name, tensor in expected.items()}, state)
+    for name, tensor in expected.items():
+        tensor.set_value(state[name])
