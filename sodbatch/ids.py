@@ -87,6 +87,10 @@ class IdSet:
                 self._runs.append(np.sort(np.concatenate([older, younger]), kind="stable"))
         return new
 
+    def count_missing(self, other: IdSet) -> int:
+        """Count the ids of this set that another lacks."""
+        return sum(int(np.count_nonzero(~other._find(run))) for run in self._runs)
+
     def _find(self, keys: np.ndarray) -> np.ndarray:
         found = np.zeros(len(keys), dtype=bool)
         for run in self._runs:

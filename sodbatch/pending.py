@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow as pa
 from sodbatch.ids import IdSet, input_id
 from sodbatch.ledger import Ledger
 from sodbatch.manifest import Manifest
-from sodbatch.storage import identity
+from sodbatch.storage import identity_column
 from sodbatch.tables import PENDING
 
 
@@ -20,6 +20,7 @@ class Pending:
     Args:
         manifest: The inputs.
         ledger: What earlier runs have committed.
+        on_end: Called with the number of inputs to do when the manifest has been listed whole.
 
     Attributes:
         listed: Ids of all distinct inputs seen so far.
@@ -27,7 +28,8 @@ class Pending:
         already_done: Distinct inputs that the ledger has.
     """
 
-    def __init__(self, manifest: Manifest, ledger: Ledger) -> None:
+    def __init__(self, manifest: Manifest, ledger: Ledger, on_end: Callable[[int], None] | None = None) -> None:
+        self._on_end = on_end
         self._manifest = manifest
         self._ledger = ledger
         self.listed = IdSet()
@@ -43,15 +45,9 @@ class Pending:
         """Yield tables of :data:`sodbatch.tables.PENDING` and the passed-through columns, none of them empty."""
         schema = pa.schema([*PENDING, *self._manifest.passthrough])
         for rows in self._manifest.tables():
-            ids = pa.array(
-                [
-                    input_id(identity(source) if source else uri, etag)
-                    for source, uri, etag in zip(
-                        rows["source"].to_pylist(), rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True
-                    )
-                ],
-                pa.string(),
-            )
+            identities = identity_column(rows["source"], rows["uri"]).to_pylist()
+            etags = rows["etag"].to_pylist()
+            ids = pa.array(map(input_id, identities, etags), pa.string())
             first = self.listed.add(ids)
             done = first & self._ledger.done.contains(ids)
             self.repeats += int(np.count_nonzero(~first))
@@ -59,6 +55,8 @@ class Pending:
             keep = pa.array(first & ~done)
             if todo := keep.true_count:
                 yield self._with_pages(rows.filter(keep), ids.filter(keep), todo).select(schema.names).cast(schema)
+        if self._on_end is not None:
+            self._on_end(self.to_do)
 
     def _with_pages(self, rows: pa.Table, ids: pa.Array, count: int) -> pa.Table:
         counts: list[int | None] = [None] * count

@@ -58,12 +58,15 @@ class Load:
         for row in rows:
             started = time.perf_counter()
             data = next(fetched)
-            seconds = time.perf_counter() - started
+            fetch_seconds = time.perf_counter() - started
+            file_bytes = None if isinstance(data, PictureError) else len(data)
+            started = time.perf_counter()
             for page in self._pages(row, data):
-                block.add(row, page, 0 if isinstance(data, PictureError) else len(data), seconds)
-                seconds = 0.0
+                block.add(row, page, file_bytes, fetch_seconds, started)
+                fetch_seconds = 0.0
                 if block.full:
                     yield block.table()
+                started = time.perf_counter()
         if block.rows:
             yield block.table()
 
@@ -101,9 +104,15 @@ class _Block:
     def full(self) -> bool:
         return len(self.rows) == self._capacity
 
-    def add(self, row: dict[str, Any], page: Page | FailedPage, file_bytes: int, fetch_seconds: float) -> None:
+    def add(
+        self,
+        row: dict[str, Any],
+        page: Page | FailedPage,
+        file_bytes: int | None,
+        fetch_seconds: float,
+        decode_started: float,
+    ) -> None:
         """Append one page; a picture that cannot be resized becomes a failed row."""
-        started = time.perf_counter()
         error = page.error if isinstance(page, FailedPage) else self._resize(page.image)
         height, width = page.image.shape[:2] if isinstance(page, Page) else (None, None)
         self._with_pixels.append(error is None)
@@ -115,11 +124,11 @@ class _Block:
                 "page_count": page.page_count,
                 "width": width,
                 "height": height,
-                "file_bytes": file_bytes or None,
+                "file_bytes": file_bytes,
                 "error_class": error.error_class.value if error else None,
                 "error_message": error.message if error else None,
                 "fetch_seconds": fetch_seconds,
-                "decode_seconds": time.perf_counter() - started,
+                "decode_seconds": time.perf_counter() - decode_started,
             }
         )
 

@@ -43,10 +43,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Written:
-    """What one write committed: pictures, and how many of them failed."""
+    """What one write committed: pictures, how many of them failed, and notes for a person."""
 
     pictures: int
     failed: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Write:
         run: Who writes.
         passthrough: The manifest's own columns.
         partition_by: One of those, to be made a hive partition.
-        companions: Called with the rows before the commit: they write what goes beside the tables.
+        companions: Called with the rows before the commit.
     """
 
     output: str
@@ -67,15 +68,14 @@ class Write:
     run: Run
     passthrough: pa.Schema
     partition_by: str | None = None
-    companions: tuple[Callable[[pa.Table], None], ...] = ()
+    companions: tuple[Callable[[pa.Table], list[str]], ...] = ()
 
     def __call__(self, rows: pa.Table) -> Written:
         """Publish rows of :func:`sodbatch.tables.inferred_schema`; a repeated call lands on itself."""
-        for companion in self.companions:
-            companion(rows)
+        notes = [note for companion in self.companions for note in companion(rows)]
         for folder, part in self._partitions(rows):
             self._publish(folder, part)
-        return Written(len(rows), len(rows) - pc.sum(pc.equal(rows["status"], OK)).as_py())
+        return Written(len(rows), len(rows) - pc.sum(pc.equal(rows["status"], OK)).as_py(), tuple(notes))
 
     def _partitions(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         if self.partition_by is None:

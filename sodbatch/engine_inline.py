@@ -1,0 +1,46 @@
+"""The inline engine: the stages one after another in this process, without Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from sodbatch.config import Config
+from sodbatch.pipeline import Listener, Pipeline
+from sodbatch.resources import ActorPlan
+
+
+class InlineEngine:
+    """Runs a pipeline in this process; satisfies :class:`sodbatch.pipeline.Engine`."""
+
+    def __init__(self, config: Config) -> None:
+        cores = len(os.sched_getaffinity(0))
+        threads = config.Resources.threads_per_actor
+        gpus = 1.0 if config.Global.device.startswith("gpu") else 0.0
+        self.actors = ActorPlan(1, 1, float(cores), gpus, cores if threads == "auto" else threads)
+        self.description = f"inline, {self.actors.threads} threads"
+
+    def __enter__(self) -> InlineEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
+        """See :meth:`sodbatch.pipeline.Engine.run`."""
+        infer = None
+        shard: list[pa.Table] = []
+        for rows in pending:
+            if infer is None:
+                infer, reason = pipeline.infer.create(pipeline.infer.folder)
+                listener.say(reason)
+            for start in range(0, len(rows), pipeline.block_rows):
+                for loaded in pipeline.load(rows.slice(start, pipeline.block_rows)):
+                    shard.append(infer(loaded))
+                    if sum(map(len, shard)) >= pipeline.shard_size:
+                        listener.written(pipeline.write(pa.concat_tables(shard)))
+                        shard = []
+        if shard:
+            listener.written(pipeline.write(pa.concat_tables(shard)))

@@ -1,0 +1,264 @@
+"""The Ray engine: the same stages as a stream of Ray Data. The one module that imports ``ray.data``.
+
+The manifest is listed in this process and handed over in waves: a wave is a finite Ray Data job of whole blocks,
+so that every retry inside it works on the same rows, the driver's memory stays bounded however long the manifest
+is, and what a wave could not finish is simply still pending. The next wave is listed while one runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.block import BlockAccessor
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sodbatch.config import Config
+from sodbatch.errors import JobError
+from sodbatch.model.folder import ModelFolder, install_model_files, read_model_files
+from sodbatch.pipeline import InferSpec, Listener, Pipeline
+from sodbatch.resources import ActorPlan, Node, plan_actors
+from sodbatch.write import Write, Written
+
+WAVE_ROWS = 1_000_000
+"""Most inputs of one wave: some 200 MB in the driver."""
+
+WAVE_SECONDS = 5.0
+"""How long the first picture waits for a manifest that is slow to list."""
+
+TASK_RETRIES = 3
+"""Retries of a task or actor that died. Finite: a picture that kills its process must not loop for ever."""
+
+
+class RayEngine:
+    """Runs a pipeline on Ray; satisfies :class:`sodbatch.pipeline.Engine`.
+
+    Connects to ``Resources.ray_address``, else to ``RAY_ADDRESS`` (set in submitted jobs), else starts Ray on this
+    machine and stops it at the end.
+    """
+
+    actors: ActorPlan
+    description: str
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def __enter__(self) -> RayEngine:
+        resources, device = self._config.Resources, self._config.Global.device
+        local = resources.ray_address is None and "RAY_ADDRESS" not in os.environ
+        ray.init(
+            address=resources.ray_address,
+            num_cpus=max(2, os.cpu_count() or 2) if local else None,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        try:
+            nodes = [_node(entry["Resources"]) for entry in ray.nodes() if entry["Alive"]]
+            if device == "auto":
+                device = "gpu" if any(node.gpus for node in nodes) else "cpu"
+            self.actors = plan_actors(nodes, resources, device)
+        except BaseException:
+            ray.shutdown()
+            raise
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        self.description = f"Ray with {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} machines, {self.actors}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+
+    def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
+        """See :meth:`sodbatch.pipeline.Engine.run`."""
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = self._config.Resources.no_progress_timeout_s
+        context.actor_task_retry_on_errors = False
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        monitor = _Monitor.options(scheduling_strategy=here).remote()
+        files = ray.put(read_model_files(pipeline.infer.folder))
+        load_cpus = self._config.Resources.cpus_per_load_task
+        with _Relay(monitor, listener):
+            for blocks in _waves(pending, pipeline.block_rows):
+                try:
+                    _run_wave(pipeline, blocks, self.actors, monitor, files, load_cpus)
+                except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
+                    raise JobError(_first_cause(error)) from error
+
+
+def _node(resources: dict[str, float]) -> Node:
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def _run_wave(
+    pipeline: Pipeline, blocks: list[pa.Table], actors: ActorPlan, monitor: Any, files: Any, load_cpus: float
+) -> None:
+    pool = ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors)
+    ray.data.from_arrow(blocks).map_batches(
+        pipeline.load, batch_size=None, batch_format="pyarrow", num_cpus=load_cpus, max_retries=TASK_RETRIES
+    ).map_batches(
+        _InferActor,
+        fn_constructor_args=(pipeline.infer, files, monitor),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus,
+        max_restarts=TASK_RETRIES,
+        max_task_retries=TASK_RETRIES,
+    ).write_datasink(_Sink(pipeline.write, pipeline.shard_size, monitor), ray_remote_args={"max_retries": TASK_RETRIES})
+
+
+def _waves(pending: Iterable[pa.Table], block_rows: int) -> Iterator[list[pa.Table]]:
+    """Group pending rows into waves of blocks, listing ahead in a thread."""
+    tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=WAVE_ROWS // 10_000)
+    stopped = threading.Event()
+
+    def put(item: pa.Table | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return tables.put(item, timeout=1.0)
+            except queue.Full:
+                continue
+
+    def listing() -> None:
+        try:
+            for table in pending:
+                put(table)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=listing, name="listing", daemon=True)
+    thread.start()
+    try:
+        ended = False
+        while not ended:
+            wave, ended = _next_wave(tables)
+            if wave:
+                rows = pa.concat_tables(wave)
+                yield [rows.slice(i, block_rows).combine_chunks() for i in range(0, len(rows), block_rows)]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _next_wave(tables: queue.Queue[pa.Table | BaseException | None]) -> tuple[list[pa.Table], bool]:
+    """Take what has been listed, until there is enough or it has taken long enough."""
+    wave: list[pa.Table] = []
+    deadline: float | None = None
+    while sum(map(len, wave)) < WAVE_ROWS:
+        try:
+            item = tables.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return wave, False
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return wave, True
+        wave.append(item)
+        deadline = deadline or time.monotonic() + WAVE_SECONDS
+    return wave, False
+
+
+class _InferActor:
+    """An actor of the pool: holds the loaded detector."""
+
+    def __init__(self, spec: InferSpec, files: Any, monitor: Any) -> None:
+        folder: ModelFolder = spec.folder
+        if not Path(folder.path).is_dir():
+            folder = install_model_files(folder, ray.get(files))
+        self._infer, reason = spec.create(folder)
+        monitor.say.remote(reason)
+
+    def __call__(self, loaded: pa.Table) -> pa.Table:
+        return self._infer(loaded)
+
+
+class _Sink(ray.data.Datasink):
+    """Hands blocks of about a shard to Write, which commits them itself."""
+
+    def __init__(self, write: Write, shard_size: int, monitor: Any) -> None:
+        self._write = write
+        self._shard_size = shard_size
+        self._monitor = monitor
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self._shard_size
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> None:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        if any(map(len, tables)):
+            self._monitor.written.remote(self._write(pa.concat_tables(tables)))
+
+
+@ray.remote(num_cpus=0)
+class _Monitor:
+    """Collects what the workers report until the driver asks."""
+
+    def __init__(self) -> None:
+        self._news: list[Written | str] = []
+
+    def written(self, written: Written) -> None:
+        self._news.append(written)
+
+    def say(self, message: str) -> None:
+        self._news.append(message)
+
+    def news(self) -> list[Written | str]:
+        news, self._news = self._news, []
+        return news
+
+
+class _Relay:
+    """Passes the monitor's news to the listener twice a second, and once more at the end."""
+
+    def __init__(self, monitor: Any, listener: Listener) -> None:
+        self._monitor = monitor
+        self._listener = listener
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._pass_on()
+
+    def _loop(self) -> None:
+        while not self._ended.wait(0.5):
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        try:
+            news = ray.get(self._monitor.news.remote(), timeout=30)
+        except ray.exceptions.RayError:
+            return
+        for item in news:
+            if isinstance(item, Written):
+                self._listener.written(item)
+            else:
+                self._listener.say(item)
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the innermost cause of a Ray error as one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[-1]}"

@@ -1,0 +1,129 @@
+"""A job resolved: a configuration checked against the world, and the pipeline made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sodbatch.companions import DrawPictures, WriteJson
+from sodbatch.config import Config
+from sodbatch.errors import UsageError
+from sodbatch.fetch import Fetcher
+from sodbatch.manifest import Manifest, open_manifest
+from sodbatch.model.download import download_model
+from sodbatch.model.folder import ModelFolder, open_model_folder
+from sodbatch.output import choose_output
+from sodbatch.pipeline import InferSpec, Pipeline
+from sodbatch.resources import ActorPlan
+from sodbatch.stages import Load, pictures_per_block
+from sodbatch.storage import Storage
+from sodbatch.tables import SCHEMA_VERSION
+from sodbatch.threshold import Threshold, resolve_threshold
+from sodbatch.write import Run, Write
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a configuration resolves to, before anything is written.
+
+    Attributes:
+        config: The configuration.
+        storage: For inputs and output.
+        folder: The model.
+        threshold: Scores that count, by class.
+        manifest: The inputs.
+        output: Folder of the tables.
+        fields: The fingerprint: all that decides what a row says.
+    """
+
+    config: Config
+    storage: Storage
+    folder: ModelFolder
+    threshold: Threshold
+    manifest: Manifest
+    output: str
+    fields: dict[str, Any]
+
+
+def resolve(config: Config) -> Job:
+    """Check a configuration against the world: model, threshold, inputs, output.
+
+    Raises:
+        UsageError: Whatever does not hold, in one line.
+    """
+    predict = config.Predict
+    if not predict.input:
+        raise UsageError("Predict.input is not set; name a picture, a folder, a glob, a URL or a manifest (-o Predict.input=...)")
+    storage = Storage(config.S3, config.Fetch)
+    folder = open_model_folder(predict.model_dir or download_model(config.Global.model), storage)
+    threshold = resolve_threshold(predict.threshold, folder.draw_threshold, len(folder.labels))
+    manifest = open_manifest(predict.input, storage, path_column=predict.path_column, with_etag=predict.id_from_etag)
+    partition = config.Output.partition_by
+    if partition is not None and partition not in manifest.passthrough.names:
+        raise UsageError(
+            f"Output.partition_by: the manifest has no column {partition!r}; it has {manifest.passthrough.names or 'none to pass through'}"
+        )
+    fields = {
+        "model": folder.model_name,
+        "model_fingerprint": folder.fingerprint,
+        "threshold": list(threshold.per_class),
+        "preprocess": asdict(folder.preprocess),
+        "id_from_etag": predict.id_from_etag,
+        "columns": {field.name: str(field.type) for field in manifest.passthrough},
+        "partition_by": partition,
+        "schema": SCHEMA_VERSION,
+    }
+    output = choose_output(config.Global.output, fields, config.Output.on_mismatch, storage)
+    return Job(config, storage, folder, threshold, manifest, output, fields)
+
+
+def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
+    """Make the stages of a job for a pool of actors."""
+    config, preprocess = job.config, job.folder.preprocess
+    fetcher = Fetcher(job.storage, config.Fetch, config.Limits)
+    companions: list[Callable[[pa.Table], list[str]]] = []
+    if config.Visualize.pictures == "all":
+        companions.append(drawing(job))
+    if config.Output.paddlex_json:
+        companions.append(WriteJson(job.output, job.storage))
+    passthrough = job.manifest.passthrough
+    infer = InferSpec(
+        folder=job.folder,
+        threshold=job.threshold,
+        backend=config.Predict.backend,
+        precision=config.Predict.precision,
+        tensorrt=config.Predict.tensorrt,
+        batch_size=config.Predict.batch_size,
+        device="gpu" if actors.gpus else "cpu",
+        threads=actors.threads,
+        passthrough=passthrough,
+    )
+    write = Write(job.output, job.storage, run, passthrough, config.Output.partition_by, tuple(companions))
+    load = Load(fetcher, config.Limits, preprocess, passthrough)
+    block_rows = pictures_per_block(preprocess) if actors.gpus else min(16, pictures_per_block(preprocess))
+    return Pipeline(load, infer, write, block_rows, shard_size(config.Output.shard_size, job.folder, actors))
+
+
+def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:
+    """Return the rows of one part; ``auto`` aims at a part every few seconds to a minute.
+
+    A 640 x 640 model makes some 5 pictures a second on two cores and hundreds on a GPU, so that a part holds 32
+    rows a CPU actor or 1,024 a GPU actor, fewer for larger inputs, at most 4,096.
+    """
+    if isinstance(configured, int):
+        return configured
+    area = folder.preprocess.height * folder.preprocess.width / 640**2
+    rows = (1024 if actors.gpus else 32) / max(1.0, area) * actors.min_actors
+    return int(min(4096, max(1, rows)))
+
+
+def drawing(job: Job) -> DrawPictures:
+    """Make what draws a job's pictures."""
+    fetcher = Fetcher(job.storage, job.config.Fetch, job.config.Limits)
+    limits, min_boxes = job.config.Limits, job.config.Visualize.min_boxes
+    return DrawPictures(job.output, job.storage, fetcher, limits, job.folder.labels, min_boxes)
+
+

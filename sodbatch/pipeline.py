@@ -1,0 +1,113 @@
+"""The stages of one job, put together: what an engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from sodbatch.model.folder import ModelFolder
+from sodbatch.predictor import create_predictor
+from sodbatch.resources import ActorPlan
+from sodbatch.stages import Infer, Load
+from sodbatch.threshold import Threshold
+from sodbatch.write import Write, Written
+
+
+@dataclass(frozen=True)
+class InferSpec:
+    """What it takes to make the Infer stage in the process that runs it.
+
+    Attributes:
+        folder: The model.
+        threshold: Scores that count, by class.
+        backend, precision, tensorrt, batch_size: As in the configuration's ``Predict`` section.
+        device: ``cpu`` or ``gpu``.
+        threads: CPU threads of the predictor.
+        passthrough: The manifest's own columns.
+    """
+
+    folder: ModelFolder
+    threshold: Threshold
+    backend: str
+    precision: str
+    tensorrt: bool
+    batch_size: int
+    device: str
+    threads: int
+    passthrough: pa.Schema
+
+    def create(self, folder: ModelFolder) -> tuple[Infer, str]:
+        """Load the model from a folder on this machine; return the stage and which backend was chosen, and why."""
+        predictor, reason = create_predictor(
+            folder,
+            backend=self.backend,
+            device=self.device,
+            threads=self.threads,
+            score_floor=self.threshold.floor,
+            precision=self.precision,
+            tensorrt=self.tensorrt,
+            batch_size=self.batch_size,
+        )
+        shape = (folder.preprocess.height, folder.preprocess.width, 3)
+        stage = Infer(predictor, self.threshold, folder.labels, folder.keep_top_k, shape, self.passthrough)
+        return stage, reason
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The three stages and how rows are grouped between them.
+
+    Attributes:
+        load: Pending rows to pixels.
+        infer: How to make the stage from pixels to boxes.
+        write: Boxes to parts.
+        block_rows: Pending rows that one Load task takes.
+        shard_size: Rows of one part.
+    """
+
+    load: Load
+    infer: InferSpec
+    write: Write
+    block_rows: int
+    shard_size: int
+
+
+class Listener(Protocol):
+    """Whom an engine tells how it goes."""
+
+    def written(self, written: Written) -> None:
+        """A part has been committed."""
+
+    def say(self, message: str) -> None:
+        """Something a person wants to know, such as the backend chosen."""
+
+
+class Engine(Protocol):
+    """What runs a pipeline; entered before use, so that it can start and stop what it needs.
+
+    Attributes:
+        actors: The pool that holds the detector; known once entered.
+        description: The same in words.
+    """
+
+    actors: ActorPlan
+    description: str
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
+        """Run the pipeline over pending rows; parts are committed as they fill.
+
+        Args:
+            pipeline: The stages.
+            pending: Tables of :data:`sodbatch.tables.PENDING` and the passed-through columns.
+            listener: Told of the backend and of each part.
+
+        Raises:
+            JobError: The engine gave up; what is committed stays.
+        """

@@ -1,0 +1,202 @@
+"""The main job: from a configuration to finished tables."""
+
+from __future__ import annotations
+
+import platform
+import time
+import uuid
+from importlib import metadata
+from typing import Any
+
+from rich.console import Console
+
+from sodbatch.companions import sample_rows, write_coco
+from sodbatch.config import Config
+from sodbatch.engine_inline import InlineEngine
+from sodbatch.errors import JobError
+from sodbatch.job import Job, build_pipeline, drawing, resolve
+from sodbatch.ledger import Ledger, read_ledger, settle
+from sodbatch.output import begin, fingerprint_id, finish
+from sodbatch.pending import Pending
+from sodbatch.pipeline import Engine, Pipeline
+from sodbatch.progress import ProgressBar
+from sodbatch.storage import display_uri
+from sodbatch.summary import count, worst_errors
+from sodbatch.tables import FAILED, OK
+from sodbatch.write import Run
+
+FRUITLESS_PASSES = 3
+"""How often in a row what is missing is tried again without anything new being committed."""
+
+
+def run(config: Config, *, dry_run: bool = False, console: Console | None = None) -> int:
+    """Run the main job.
+
+    Args:
+        config: The configuration.
+        dry_run: Only print the plan; nothing is written.
+        console: Where to print; standard error by default.
+
+    Returns:
+        0 when all pictures are ok, 3 when some failed.
+
+    Raises:
+        UsageError: The request cannot be carried out as given; no work was started.
+        JobError: The job could not finish; what is committed stays.
+    """
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    job = resolve(config)
+    if not dry_run:
+        job.storage.check_writable(job.output)
+    with _engine(config) as engine:
+        if dry_run:
+            _print_plan(job, engine, console)
+            return 0
+        with ProgressBar(console) as bar:
+            bar.say(f"model {job.folder.model_name}, output {display_uri(job.output)}, {engine.description}")
+            summary = _execute(job, engine, bar, started)
+    _print_result(job, summary, console)
+    return 3 if summary[FAILED] else 0
+
+
+def _engine(config: Config) -> Engine:
+    if config.Predict.engine == "inline":
+        return InlineEngine(config)
+    from sodbatch.engine_ray import RayEngine
+
+    return RayEngine(config)
+
+
+def _execute(job: Job, engine: Engine, bar: ProgressBar, started: float) -> dict[str, Any]:
+    """Run until every input is committed, settle, count, and declare the run finished."""
+    run = Run(
+        run_id=uuid.uuid4().hex,
+        attempt=begin(job.output, job.fields, job.storage),
+        fingerprint=fingerprint_id(job.fields),
+        model_name=job.folder.model_name,
+        model_fingerprint=job.folder.fingerprint,
+    )
+    listed = _run_passes(job, engine, build_pipeline(job, run, engine.actors), bar)
+    superseded = settle(job.output, job.storage)
+    counted = count(job.output, job.storage)
+    if counted["doubles"] or counted["pictures"] != counted[OK] + counted[FAILED]:
+        raise JobError(f"the tables do not add up: {counted}; nothing is lost, run the same command again")
+    _write_companions(job, bar)
+    seconds = time.monotonic() - started
+    this_run = {
+        "inputs": len(listed.listed),
+        "repeats": listed.repeats,
+        "already_done": listed.already_done,
+        "done": listed.to_do,
+        "superseded": superseded,
+        "wall_seconds": round(seconds, 1),
+        "inputs_per_second": round(listed.to_do / seconds, 3),
+    }
+    summary = {
+        "run_id": run.run_id,
+        "attempt": run.attempt,
+        "fingerprint": run.fingerprint,
+        "model_name": run.model_name,
+        "model_fingerprint": run.model_fingerprint,
+        "threshold": dict(enumerate(job.threshold.per_class)),
+        "engine": engine.description,
+        "this_run": this_run,
+        **counted,
+        "worst_errors": worst_errors(job.output, job.storage),
+        "versions": _versions(),
+    }
+    finish(job.output, summary, job.storage)
+    return summary
+
+
+def _run_passes(job: Job, engine: Engine, pipeline: Pipeline, bar: ProgressBar) -> Pending:
+    """Run what is pending, again and again until nothing is missing or nothing new comes of it.
+
+    Returns:
+        The first pass's listing: what this run found to do.
+    """
+    ledger = read_ledger(job.output, job.storage, retry_failed=job.config.Predict.retry_failed)
+    first: Pending | None = None
+    fewest: int | None = None
+    fruitless = 0
+    while True:
+        pending = Pending(job.manifest, ledger, on_end=bar.expect)
+        bar.expect(None if first else job.manifest.count_hint())
+        failure: JobError | None = None
+        try:
+            engine.run(pipeline, pending.tables(), bar)
+        except JobError as error:
+            failure = error
+            bar.say(f"trying again what is missing, after: {error}")
+            pending = _list(job, ledger)
+        first = first or pending
+        ledger = read_ledger(job.output, job.storage)
+        missing = pending.listed.count_missing(ledger.done)
+        if missing == 0:
+            return first
+        fruitless = fruitless + 1 if fewest is not None and missing >= fewest else 0
+        if fruitless == FRUITLESS_PASSES:
+            reason = failure or "the engine reported no error"
+            raise JobError(f"{missing:,} inputs could not be committed in {FRUITLESS_PASSES} more tries: {reason}")
+        fewest = missing
+
+
+def _list(job: Job, ledger: Ledger) -> Pending:
+    """List the whole manifest against a ledger, for the counts alone."""
+    pending = Pending(job.manifest, ledger)
+    for _ in pending.tables():
+        pass
+    return pending
+
+
+def _write_companions(job: Job, bar: ProgressBar) -> None:
+    """Write what is made from the finished tables: the sample of pictures, COCO results."""
+    visualize = job.config.Visualize
+    if visualize.pictures == "sample":
+        rows = sample_rows(job.output, job.storage, visualize.sample, visualize.min_boxes)
+        for note in drawing(job)(rows) if rows is not None else []:
+            bar.say(note)
+    if job.config.Output.coco_json:
+        write_coco(job.output, job.storage)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what decides results and speed, as far as they are installed."""
+    names = "sodbatch ray paddlepaddle paddlepaddle-gpu openvino onnxruntime numpy pyarrow opencv-python-headless"
+    found = {"python": platform.python_version()}
+    for name in names.split():
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _print_plan(job: Job, engine: Engine, console: Console) -> None:
+    pending = _list(job, read_ledger(job.output, job.storage, retry_failed=job.config.Predict.retry_failed))
+    pipeline = build_pipeline(job, Run("", 0, fingerprint_id(job.fields), job.folder.model_name, ""), engine.actors)
+    console.print(
+        f"model      {job.folder.model_name}, input {job.folder.preprocess.height} x {job.folder.preprocess.width}\n"
+        f"threshold  {job.threshold}\n"
+        f"inputs     {len(pending.listed):,} ({pending.repeats:,} named again)\n"
+        f"done       {pending.already_done:,}\n"
+        f"to do      {pending.to_do:,}\n"
+        f"engine     {engine.description}\n"
+        f"blocks     {pipeline.block_rows} pictures, parts of about {pipeline.shard_size}\n"
+        f"output     {display_uri(job.output)}",
+        highlight=False, markup=False, soft_wrap=True,
+    )
+
+
+def _print_result(job: Job, summary: dict[str, Any], console: Console) -> None:
+    this_run, output = summary["this_run"], display_uri(job.output)
+    errors = ", ".join(f"{number:,} {name}" for name, number in summary["errors"].items())
+    console.print(
+        f"this run: {this_run['done']:,} inputs in {this_run['wall_seconds']:,.1f} s; "
+        f"{this_run['already_done']:,} were done before, {this_run['repeats']:,} named again\n"
+        f"tables:   {summary['pictures']:,} pictures, {summary[OK]:,} ok, {summary[FAILED]:,} failed"
+        f"{f' ({errors})' if errors else ''}; {summary['detections']:,} boxes\n"
+        f"          {output}/images, {output}/detections, {output}/summary.json",
+        highlight=False, markup=False, soft_wrap=True,
+    )

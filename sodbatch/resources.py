@@ -1,0 +1,99 @@
+"""Resources: from what a cluster has to actors, CPUs and threads. Arithmetic only, without Ray."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sodbatch.config import ResourcesSection
+from sodbatch.errors import UsageError
+
+MAX_CPUS_PER_ACTOR = 8
+"""A detector's requests scale well to about this many threads of one process."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """The pool of actors that hold the detector.
+
+    Attributes:
+        min_actors: Actors that are started at once.
+        max_actors: Actors that an autoscaling cluster may grow to.
+        cpus: CPUs that each reserves; at least one CPU of the cluster is left to the other stages.
+        gpus: GPUs that each reserves.
+        threads: Threads that each runs: all of the machine's cores infer, since the other stages take a few per cent.
+    """
+
+    min_actors: int
+    max_actors: int
+    cpus: float
+    gpus: float
+    threads: int
+
+    def __str__(self) -> str:
+        number = f"{self.min_actors}" if self.min_actors == self.max_actors else f"{self.min_actors} to {self.max_actors}"
+        each = f"{self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs" if self.gpus else "")
+        return f"{number} actors of {each} and {self.threads} threads"
+
+
+def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str) -> ActorPlan:
+    """Derive the pool from the cluster; what the configuration names is taken as it is.
+
+    Args:
+        nodes: The machines that are up.
+        resources: The configuration's ``Resources`` section.
+        device: ``cpu`` or ``gpu``.
+
+    Raises:
+        UsageError: The cluster has no GPU, or the actors asked for would take every CPU.
+    """
+    total_cpus = sum(node.cpus for node in nodes)
+    gpus = resources.gpus_per_actor if device == "gpu" else 0.0
+    if device == "gpu":
+        actors, cpus, threads = _on_gpus(nodes, resources, total_cpus)
+    else:
+        actors, cpus, threads = _on_cpus(nodes)
+    fewest = most = actors
+    if resources.actors != "auto":
+        fewest, most = resources.actors if isinstance(resources.actors, tuple) else (resources.actors, resources.actors)
+    if resources.cpus_per_actor != "auto":
+        cpus = resources.cpus_per_actor
+    if resources.threads_per_actor != "auto":
+        threads = resources.threads_per_actor
+    if cpus > 0 and fewest * cpus > total_cpus - min(1.0, total_cpus / 2):
+        raise UsageError(
+            f"Resources: {fewest} actors of {cpus:g} CPUs take all {total_cpus:g} CPUs of the cluster; "
+            "leave at least 1 to reading and writing (lower Resources.actors or Resources.cpus_per_actor)"
+        )
+    return ActorPlan(fewest, most, cpus, gpus, threads)
+
+
+def _on_cpus(nodes: list[Node]) -> tuple[int, float, int]:
+    """Give each machine as few actors of at most eight CPUs as fill it, less an eighth for reading and writing."""
+    sizes = [int(node.cpus) for node in nodes if node.cpus >= 2]
+    if not sizes:
+        return 1, 0.0, 1
+    smallest = min(sizes)
+    free = smallest - max(1, smallest // 8)
+    cpus = free // math.ceil(free / MAX_CPUS_PER_ACTOR)
+    actors = sum((size - max(1, size // 8)) // cpus for size in sizes)
+    return actors, float(cpus), max(1, smallest // (free // cpus))
+
+
+def _on_gpus(nodes: list[Node], resources: ResourcesSection, total_cpus: float) -> tuple[int, float, int]:
+    actors = int(sum(node.gpus // resources.gpus_per_actor if resources.gpus_per_actor >= 1 else
+                     int(node.gpus / resources.gpus_per_actor) for node in nodes))
+    if actors == 0 and resources.actors == "auto":
+        raise UsageError(
+            "Global.device is gpu, but no machine of the cluster has a free GPU; use Global.device=cpu, or name "
+            "Resources.actors (such as [1, 8]) where the cluster scales up"
+        )
+    return max(1, actors), min(1.0, max(0.0, total_cpus - 1) / max(1, actors)), 2
