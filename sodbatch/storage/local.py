@@ -83,8 +83,10 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def walk(folder: str) -> Iterator[str]:
+def walk(folder: str, max_slashes: int | None = None) -> Iterator[str]:
     """Yield the paths of all files under a folder, in the order of the whole paths; one folder's names in memory.
+
+    With ``max_slashes``, folders are not entered whose files' paths would have more slashes than that.
 
     Symbolic links to files are followed, those to folders are not (as ``os.walk``), so that no loop is entered.
 
@@ -101,7 +103,8 @@ def walk(folder: str) -> Iterator[str]:
     for name in names:
         path = os.path.join(folder, name)
         if name.endswith("/"):
-            yield from walk(path.rstrip("/"))
+            if max_slashes is None or path.count("/") <= max_slashes:
+                yield from walk(path[:-1], max_slashes)
         else:
             yield path
 

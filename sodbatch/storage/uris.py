@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import pyarrow as pa
@@ -136,28 +137,32 @@ def redact(text: str) -> str:
     return _SECRET_VALUE.sub(lambda m: (m.group(1) or m.group(2)) + "[redacted]", text)
 
 
-def display_column(sources: pa.Array) -> pa.Array:
+def display_column(sources: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return ``display_uri`` of every source (strings without nulls); plain paths and s3 URLs cost no Python."""
-    plain = pc.and_not(
-        pc.match_substring_regex(sources, _PLAIN), pc.match_substring_regex(sources, _NOT_PLAIN)
-    )
-    return _replace(sources, sources, plain, display_uri)
+    sources = _one_chunk(sources)
+    plain = pc.match_substring_regex(sources, _PLAIN)
+    unusual = pc.match_substring_regex(sources, _NOT_PLAIN)
+    return _map_where(pc.or_(pc.invert(plain), unusual), display_uri, sources, otherwise=sources)
 
 
-def identity_column(sources: pa.Array, uris: pa.Array) -> pa.Array:
+def identity_column(sources: pa.Array | pa.ChunkedArray, uris: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return ``identity`` of every source (strings without nulls), given its ``uri``.
 
     A row without a source (the manifest named none) is told apart by its ``uri``.
     """
-    return _replace(sources, uris, pc.invert(pc.match_substring(sources, "?")), identity)
+    sources = _one_chunk(sources)
+    return _map_where(pc.match_substring(sources, "?"), identity, sources, otherwise=_one_chunk(uris))
 
 
-def _replace(sources: pa.Array, otherwise: pa.Array, keep, function) -> pa.Array:  # type: ignore[no-untyped-def]
-    """Return ``otherwise`` where ``keep`` is true and ``function(source)`` elsewhere."""
-    if isinstance(keep, pa.ChunkedArray):
-        keep = keep.combine_chunks()
-    change = pc.invert(keep)
-    if not pc.any(change).as_py():
+def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _map_where(
+    mask: pa.Array, function: Callable[[str], str], sources: pa.Array, otherwise: pa.Array
+) -> pa.Array:
+    """Return ``function(source)`` where the mask is true and ``otherwise`` elsewhere."""
+    if not mask.true_count:
         return otherwise
-    values = [function(source) for source in sources.filter(change).to_pylist()]
-    return pc.replace_with_mask(otherwise, change, pa.array(values, pa.string()))
+    values = [function(source) for source in sources.filter(mask).to_pylist()]
+    return pc.replace_with_mask(otherwise, mask, pa.array(values, pa.string()))

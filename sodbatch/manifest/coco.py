@@ -1,0 +1,139 @@
+"""Manifests in COCO's JSON format: ``images[].file_name``; id, width and height pass through as ``coco_*``.
+
+The file is parsed as a stream: what comes before ``images`` is skipped value by value, what comes after is not read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import UsageError
+from ..storage import Storage, display_uri
+from .rows import Rows, choose_base, folder_of, join
+
+_BLOCK = 1 << 20
+_FIRST_ROWS = 1_000
+_SPACE = re.compile(r"[\s,:]*")
+_COLUMNS = {"id": "coco_image_id", "width": "coco_width", "height": "coco_height"}
+
+
+class CocoManifest:
+    """The pictures of a COCO file, relative to its folder or to the folder ``../images`` beside that."""
+
+    passthrough = pa.schema([pa.field(name, pa.int64()) for name in _COLUMNS.values()])
+    expected = "entries under images"
+
+    def __init__(self, url: str, storage: Storage) -> None:
+        self.name = display_uri(url)
+        self._url = url
+        self._storage = storage
+        first = [image.get("file_name") for image in islice(self._images(), _FIRST_ROWS)]
+        folder = folder_of(url)
+        self._rows = Rows(self.name, choose_base([folder, join(folder, "../images")], first, storage))
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        """Stream the entries of ``images``."""
+        images = self._images()
+        start = 0
+        while chunk := list(islice(images, rows)):
+            try:
+                paths = pa.array([image.get("file_name") for image in chunk], pa.string())
+                values = [pa.array([image.get(key) for image in chunk], pa.int64()) for key in _COLUMNS]
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                raise UsageError(
+                    f"{self.name}: expected images with file_name as text and id, width, height as integers; "
+                    f"among images {start} to {start + len(chunk) - 1}: {error}"
+                ) from error
+            yield self._rows.table(paths, start, list(zip(self.passthrough, values)))
+            start += len(chunk)
+
+    def count_hint(self) -> int | None:
+        """Return None: entries are not counted ahead."""
+        return None
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        with self._storage.open(self._url) as file:
+            text = _JsonStream(io.TextIOWrapper(file, encoding="utf-8-sig"))
+            try:
+                yield from text.array_of("images")
+            except ValueError as error:
+                raise UsageError(
+                    f'{self.name}: expected a COCO file, an object with a list "images" of objects: {error}; '
+                    "for a list of paths use .txt, .csv, .jsonl or .parquet"
+                ) from error
+
+
+class _JsonStream:
+    """Decodes a JSON object value by value out of a growing window of its text."""
+
+    def __init__(self, file: io.TextIOWrapper) -> None:
+        self._file = file
+        self._decoder = json.JSONDecoder()
+        self._window = ""
+        self._position = 0
+
+    def array_of(self, key: str) -> Iterator[dict[str, Any]]:
+        """Yield the objects of the list under a key of the outer object.
+
+        Raises:
+            ValueError: The text is not JSON, or not of that shape.
+        """
+        self._expect("{")
+        while self._peek() != "}":
+            name = self._value()
+            if name == key:
+                break
+            self._value()
+        else:
+            raise ValueError(f"there is no {key!r}")
+        self._expect("[")
+        while self._peek() != "]":
+            value = self._value()
+            if not isinstance(value, dict):
+                raise ValueError(f"found {type(value).__name__} in the list")  # noqa: TRY004 - the file is at fault
+            yield value
+
+    def _expect(self, bracket: str) -> None:
+        if (found := self._peek()) != bracket:
+            raise ValueError(f"found {found!r} where {bracket!r} should be")
+        self._position += 1
+
+    def _peek(self) -> str:
+        """Jump over space and separators and return the next character; empty at the end of the file."""
+        while True:
+            match = _SPACE.match(self._window, self._position)
+            self._position = match.end() if match else self._position
+            if self._position < len(self._window):
+                return self._window[self._position]
+            if not self._grow(_BLOCK):
+                raise ValueError("the file ends early")
+
+    def _value(self) -> Any:
+        """Decode the next value, with a larger window as long as it does not end inside."""
+        self._peek()
+        size = _BLOCK
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._window, self._position)
+            except json.JSONDecodeError:
+                if not self._grow(size):
+                    raise
+                size *= 2
+                continue
+            if end == len(self._window) and self._grow(_BLOCK):  # a number may go on
+                continue
+            self._position = end
+            return value
+
+    def _grow(self, size: int) -> bool:
+        more = self._file.read(size)
+        self._window = self._window[self._position :] + more
+        self._position = 0
+        return bool(more)

@@ -1,0 +1,95 @@
+"""What an input is: told by its suffix, then by what lies there."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import UsageError
+from ..storage import Storage, display_uri, local_path, local_source, redact, scheme
+from .coco import CocoManifest
+from .parquet import ParquetManifest, list_parts
+from .pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
+from .rows import Reader
+from .text import CsvManifest, JsonlManifest, TxtManifest
+
+_MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
+
+
+def open_reader(
+    source: str, storage: Storage, *, path_column: str | None, with_etag: bool, check: bool
+) -> Reader:
+    """Open one input.
+
+    Args:
+        source: A path or URL.
+        storage: Opens it.
+        path_column: The column of a table that holds the path.
+        with_etag: Whether listings should give etags.
+        check: Whether the URL of a single picture is checked for existence.
+
+    Raises:
+        UsageError: There is no such input, or it cannot be read.
+    """
+    try:
+        return _open(source, storage, path_column, with_etag, check)
+    except UsageError:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(f"no such input: {display_uri(source)}") from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {display_uri(source)}: {redact(error.strerror or str(error))}"
+        ) from error
+
+
+def _open(source: str, storage: Storage, path_column: str | None, with_etag: bool, check: bool) -> Reader:
+    path = local_path(source)
+    url = local_source(path) if path is not None else source
+    kind = suffix(display_uri(source))
+    exists = os.path.lexists(path) if path is not None else None
+    if has_magic(source) and not exists and scheme(source) not in ("http", "https"):
+        if path is None and storage.exists(url):
+            return PictureList([url])
+        return PictureTree(url, storage, with_etag, is_glob=True)
+    if kind in _MANIFESTS and not (path is not None and os.path.isdir(path)):
+        if (
+            kind == "parquet"
+            and path is None
+            and scheme(source) not in ("http", "https")
+            and storage.isdir(url)
+        ):
+            return _open_folder(url, storage, path_column, with_etag)
+        return _open_file(url, kind, storage, path_column)
+    if path is not None:
+        if os.path.isdir(path):
+            return _open_folder(url, storage, path_column, with_etag)
+        if not exists:
+            raise FileNotFoundError(source)
+        return PictureList([url])
+    if scheme(source) in ("http", "https") or (kind in SUFFIXES and (not check or storage.exists(url))):
+        return PictureList([url])
+    if kind not in SUFFIXES and storage.isdir(url):
+        return _open_folder(url, storage, path_column, with_etag)
+    if kind not in SUFFIXES and storage.exists(url):
+        return PictureList([url])
+    raise FileNotFoundError(source)
+
+
+def _open_file(url: str, kind: str, storage: Storage, path_column: str | None) -> Reader:
+    if kind == "txt":
+        return TxtManifest(url, storage)
+    if kind == "csv":
+        return CsvManifest(url, storage, path_column)
+    if kind == "jsonl":
+        return JsonlManifest(url, storage, path_column)
+    if kind == "json":
+        return CocoManifest(url, storage)
+    return ParquetManifest(url, [url], storage, path_column)
+
+
+def _open_folder(url: str, storage: Storage, path_column: str | None, with_etag: bool) -> Reader:
+    """Open a folder: its pictures, or its Parquet parts where it has no picture but those."""
+    pictures = PictureTree(url, storage, with_etag, is_glob=False)
+    if next(pictures.tables(1), None) is None and (parts := list_parts(url, storage)):
+        return ParquetManifest(url, parts, storage, path_column)
+    return pictures

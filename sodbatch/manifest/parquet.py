@@ -1,0 +1,122 @@
+"""Manifests in Parquet: one file, or a folder of parts (hive partitions become text columns); types are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UsageError
+from ..storage import Storage, display_uri, redact
+from .rows import Rows, choose_base, find_path_column, list_bases, passthrough_fields, unify
+
+_FOOTER_THREADS = 16
+_FIRST_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class _Part:
+    url: str
+    rows: int
+    schema: pa.Schema
+    partitions: dict[str, str]
+
+
+class ParquetManifest:
+    """Parquet parts read row group by row group, in the order of their names.
+
+    Args:
+        url: The file or folder.
+        parts: The files.
+        storage: Opens them.
+        path_column: The column that holds the path, where it is not one of the usual ones.
+
+    Raises:
+        UsageError: A part cannot be read, lacks the path, or has a column of another type than the others.
+    """
+
+    expected = "rows"
+
+    def __init__(self, url: str, parts: list[str], storage: Storage, path_column: str | None) -> None:
+        self.name = display_uri(url)
+        self._storage = storage
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            self._parts = list(pool.map(lambda part: self._footer(url, part), parts))
+        merged = unify([(display_uri(part.url), part.schema) for part in self._parts])
+        self._path = find_path_column(merged.names, path_column, self.name)
+        for part in self._parts:
+            find_path_column(part.schema.names, self._path, display_uri(part.url))
+        self._names = [name for name in merged.names if name != self._path]
+        fields = [merged.field(name) for name in self._names]
+        self.passthrough = pa.schema(passthrough_fields(fields, self.name))
+        self._base = choose_base(list_bases(self._parts[0].url), self._first_paths(), storage)
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        """Stream the rows."""
+        for part in self._parts:
+            builder = Rows(display_uri(part.url), self._base)
+            start = 0
+            for batch in self._batches(part, rows):
+                others = [
+                    (field, self._column(batch, name, field.type, part))
+                    for name, field in zip(self._names, self.passthrough)
+                ]
+                paths = self._column(batch, self._path, pa.string(), part)
+                yield builder.table(paths, start, others)
+                start += len(batch)
+
+    def count_hint(self) -> int | None:
+        """Return the rows that the files' metadata count."""
+        return sum(part.rows for part in self._parts)
+
+    def _footer(self, root: str, url: str) -> _Part:
+        folders = url[len(root) :].split("/")[:-1] if url.startswith(root) else []
+        partitions = {k: unquote(v) for k, mark, v in (folder.partition("=") for folder in folders) if mark}
+        try:
+            with self._storage.open(url) as file:
+                footer = pq.ParquetFile(file)
+                rows, schema = footer.metadata.num_rows, footer.schema_arrow
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"cannot read {display_uri(url)}: {redact(str(error))}") from error
+        fields = [pa.field(field.name, _plain_type(field.type)) for field in schema]
+        fields += [pa.field(name, pa.string()) for name in partitions if name not in schema.names]
+        if len({field.name for field in fields}) < len(fields):
+            raise UsageError(f"{display_uri(url)} has two columns of one name")
+        return _Part(url, rows, pa.schema(fields), partitions)
+
+    def _batches(self, part: _Part, rows: int) -> Iterator[pa.RecordBatch]:
+        with self._storage.open(part.url) as file:
+            yield from pq.ParquetFile(file).iter_batches(batch_size=rows)
+
+    def _first_paths(self) -> list[str]:
+        for part in self._parts:
+            for batch in self._batches(part, _FIRST_ROWS):
+                return [str(path) for path in batch.column(self._path).to_pylist() if path is not None]
+        return []
+
+    def _column(self, batch: pa.RecordBatch, name: str, kind: pa.DataType, part: _Part) -> pa.Array:
+        if name in batch.schema.names:
+            column = batch.column(name)
+            if isinstance(column, pa.ExtensionArray):
+                column = column.storage
+            return column.cast(kind)
+        if name in part.partitions:
+            return pa.repeat(pa.scalar(part.partitions[name], pa.string()), len(batch))
+        return pa.nulls(len(batch), kind)
+
+
+def list_parts(folder: str, storage: Storage) -> list[str]:
+    """Return the Parquet files of a folder, but not those whose name starts with ``_`` or ``.``."""
+    urls = (info.url for info in storage.list_files(folder))
+    return sorted(url for url in urls if url.endswith(".parquet") and url.rsplit("/", 1)[-1][0] not in "_.")
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column has in the output: dictionaries and extensions become what they stand for."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.storage_type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

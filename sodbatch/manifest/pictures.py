@@ -1,0 +1,128 @@
+"""Inputs that are pictures themselves: single ones, folders, globs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from ..storage import FileInfo, Storage, display_column, display_uri, local_path, local_source, scheme
+from ..storage.local import walk
+from .rows import SOURCE_SCHEMA
+
+SUFFIXES = frozenset(
+    [
+        "bmp",
+        "dib",
+        "jpeg",
+        "jpg",
+        "png",
+        "webp",
+        "pbm",
+        "pgm",
+        "ppm",
+        "pnm",
+        "sr",
+        "ras",
+        "tif",
+        "tiff",
+        "pdf",
+    ]
+)
+"""Those that PaddleX's image reader takes."""
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def suffix(name: str) -> str:
+    """Return what follows the last dot of a file's name, in lower case."""
+    return name.rsplit("/", 1)[-1].rpartition(".")[2].lower() if "." in name.rsplit("/", 1)[-1] else ""
+
+
+class PictureList:
+    """Pictures named one by one."""
+
+    passthrough = pa.schema([])
+    expected = "a picture"
+
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = sources
+        self.name = display_uri(sources[0])
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        """Stream the pictures in the order given."""
+        yield from _source_tables(((source, None) for source in self.sources), rows)
+
+    def count_hint(self) -> int | None:
+        """Return their number."""
+        return len(self.sources)
+
+
+class PictureTree:
+    """The pictures under a folder, or those among them whose path a glob matches, in the order of the listing.
+
+    Args:
+        url: The folder or the glob.
+        storage: Lists it.
+        with_etag: Give the etags that the listing has; a local file costs a ``stat`` for it.
+    """
+
+    passthrough = pa.schema([])
+
+    def __init__(self, url: str, storage: Storage, with_etag: bool, *, is_glob: bool) -> None:
+        self.name = display_uri(url)
+        self.expected = f"files that end in {', '.join(sorted(SUFFIXES))}"
+        self._storage = storage
+        self._with_etag = with_etag
+        self._path = local_path(url)
+        self._url = local_source(self._path) if self._path is not None else url
+        self._is_glob = is_glob
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        """Stream the pictures found."""
+        matches = re.compile(glob_translate(self._url)).match if self._is_glob else None
+        found = (
+            (info.url, info.etag if self._with_etag else None)
+            for info in self._listing()
+            if suffix(info.url) in SUFFIXES and (matches is None or matches(info.url))
+        )
+        yield from _source_tables(found, rows)
+
+    def count_hint(self) -> int | None:
+        """Return None: a listing is not counted ahead."""
+        return None
+
+    def _listing(self) -> Iterator[FileInfo]:
+        literal = (
+            self._url[: match.start()] if self._is_glob and (match := _MAGIC.search(self._url)) else None
+        )
+        folder = self._url if literal is None else literal.rpartition("/")[0] or "/"
+        if self._path is None and scheme(self._url) in ("s3", "s3a") and literal is not None:
+            yield from self._storage.list_prefix(literal)
+        elif self._path is None or self._with_etag:
+            yield from self._storage.list_files(folder)
+        else:
+            depth = self._url.count("/") if self._is_glob and "**" not in self._url else None
+            for path in walk(local_path(folder) or "/", depth):
+                yield FileInfo(_quick_source(path), None, None)
+
+
+def has_magic(url: str) -> bool:
+    """Tell whether a path or URL has the characters of a glob."""
+    return _MAGIC.search(url) is not None
+
+
+def _quick_source(path: str) -> str:
+    """Name a file of a walk from an absolute folder, which needs no normalisation."""
+    return path if path.isascii() else local_source(path)
+
+
+def _source_tables(found: Iterable[tuple[str, str | None]], rows: int) -> Iterator[pa.Table]:
+    iterator = iter(found)
+    while chunk := list(islice(iterator, rows)):
+        sources = pa.array([source for source, _ in chunk], pa.string())
+        etags = pa.array([etag for _, etag in chunk], pa.string())
+        yield pa.table([sources, display_column(sources), etags], schema=SOURCE_SCHEMA)
