@@ -52,7 +52,7 @@ class Load:
 
     def __call__(self, pending: pa.Table) -> Iterator[pa.Table]:
         """Yield tables of :func:`sodbatch.tables.loaded_schema`, each of at most :data:`BLOCK_BYTES` of pixels."""
-        block = _Block(self, min(pictures_per_block(self.preprocess), max(1, len(pending))))
+        block = _Block(self, pictures_per_block(self.preprocess))
         rows = pending.to_pylist()
         fetched = self.fetcher.fetch_all([row["source"] for row in rows])
         for row in rows:

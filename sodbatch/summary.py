@@ -41,7 +41,7 @@ def count(output: str, storage: Storage) -> dict[str, Any]:
             totals[status] += pc.sum(pc.equal(rows["status"], status)).as_py() or 0
         totals["detections"] += pc.sum(rows["num_detections"]).as_py() or 0
         totals["capped"] += pc.sum(rows["capped"]).as_py() or 0
-        first_page = pc.or_(pc.is_null(rows["page_index"]), pc.equal(rows["page_index"], 0))
+        first_page = pc.or_kleene(pc.is_null(rows["page_index"]), pc.equal(rows["page_index"], 0))
         totals["bytes"] += pc.sum(rows["file_bytes"].filter(first_page)).as_py() or 0
         errors.update(_histogram(rows["error_class"]))
         classes.update(_histogram(pc.struct_field(pc.list_flatten(rows["detections"]), "label")))

@@ -1,0 +1,40 @@
+"""A model folder on its way to the machines of a cluster, which need not see the driver's disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from sodbatch.model.folder import CONFIG_NAMES, ModelFolder
+
+
+def read_model_files(folder: ModelFolder) -> dict[str, bytes]:
+    """Return the content of a model's files by name."""
+    config = next(folder.path / name for name in CONFIG_NAMES if (folder.path / name).is_file())
+    return {file.name: file.read_bytes() for file in (folder.program, folder.params, config)}
+
+
+def install_model_files(folder: ModelFolder, files: dict[str, bytes], cache: Path) -> ModelFolder:
+    """Write a model's files to this machine's cache, once, and return the folder there.
+
+    Args:
+        folder: The folder on the machine that it comes from.
+        files: Its files, from :func:`read_model_files`.
+        cache: This machine's cache; the folder is named by the model's fingerprint.
+    """
+    target = cache / "models" / folder.fingerprint
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            whole = Path(temporary) / "model"
+            whole.mkdir()
+            for name, content in files.items():
+                (whole / name).write_bytes(content)
+            try:
+                os.rename(whole, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    return replace(folder, path=target, program=target / folder.program.name, params=target / folder.params.name)

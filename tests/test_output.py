@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sodbatch.errors import UsageError
+from sodbatch.output import begin, choose_output, differences, fingerprint_id, finish
+from sodbatch.storage import Storage
+
+FIELDS = {"model": "S", "threshold": [0.5, 0.5]}
+OTHER = {"model": "S", "threshold": [0.3, 0.5]}
+PART = "part-" + "0" * 32 + ".parquet"
+
+
+def filled(output: Path, fields: dict[str, object] = FIELDS) -> str:
+    begin(str(output), fields, Storage())
+    for name in (f"images/{PART}", f"detections/{PART}", "pictures/a_0123456789ab.jpg", "json/a_0123456789ab_res.json"):
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_bytes(b"x")
+    finish(str(output), {"ok": 1}, Storage())
+    return str(output)
+
+
+def files(output: Path) -> set[str]:
+    return {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+
+
+def test_the_same_fingerprint_goes_on_and_counts_attempts(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+    assert choose_output(output + "/", FIELDS, "refuse", Storage()) == output
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    assert begin(output, FIELDS, Storage()) == 2
+    assert files(tmp_path / "out") >= {f"images/{PART}", "pictures/a_0123456789ab.jpg"}
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_another_fingerprint_is_refused_with_what_differs_and_nothing_changes(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+    before = files(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"threshold: \[0.5, 0.5\] there, \[0.3, 0.5\] now"):
+        choose_output(output, OTHER, "refuse", Storage())
+    assert files(tmp_path / "out") == before
+
+
+def test_beside_writes_to_a_folder_of_its_own(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+    beside = choose_output(output, OTHER, "beside", Storage())
+    assert beside == f"{output}-{fingerprint_id(OTHER)[:8]}"
+    assert choose_output(output, FIELDS, "beside", Storage()) == output
+
+
+def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+    for name in ("notes.txt", "images/mine.parquet", "pictures/holiday.jpg"):
+        (tmp_path / "out" / name).write_bytes(b"mine")
+    assert choose_output(output, OTHER, "overwrite", Storage()) == output
+    assert begin(output, OTHER, Storage()) == 1
+    assert files(tmp_path / "out") == {"run.json", "notes.txt", "images/mine.parquet", "pictures/holiday.jpg"}
+
+
+def test_a_kill_while_overwriting_leaves_nothing_to_be_taken_for_the_new_run(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+
+    class Killed(Storage):
+        def delete(self, url: str) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(output, OTHER, Killed())
+    begin(output, OTHER, Storage())
+    assert files(tmp_path / "out") == {"run.json"}
+
+
+def test_tables_of_unknown_origin_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.txt").write_text("no part")
+    assert choose_output(str(tmp_path), FIELDS, "refuse", Storage()) == str(tmp_path)
+    (tmp_path / "images" / PART).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"run\.json is not beside it"):
+        choose_output(str(tmp_path), FIELDS, "refuse", Storage())
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"fingerprint": 1, "attempt": 1}'])
+def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UsageError, match="not the record of a run"):
+        choose_output(str(tmp_path), FIELDS, "refuse", Storage())
+
+
+def test_success_comes_with_the_summary(tmp_path: Path) -> None:
+    finish(str(tmp_path), {"ok": 3}, Storage())
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"ok": 3}
+    assert (tmp_path / "_SUCCESS").read_bytes() == b""
+
+
+fields = st.dictionaries(st.text(max_size=3), st.integers() | st.lists(st.floats(0, 1)), max_size=4)
+
+
+@given(fields, fields)
+def test_fingerprints_differ_exactly_when_something_can_be_named_that_differs(a: dict, b: dict) -> None:  # type: ignore[type-arg]
+    assert (fingerprint_id(a) == fingerprint_id(b)) == (differences(a, b) == [])

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sodbatch.config import ResourcesSection
+from sodbatch.errors import UsageError
+from sodbatch.resources import ActorPlan, Node, plan_actors
+
+AUTO = ResourcesSection()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([Node(1)], ActorPlan(1, 1, 0, 0, 1)),
+        ([Node(2)], ActorPlan(1, 1, 1, 0, 2)),
+        ([Node(4)], ActorPlan(1, 1, 3, 0, 4)),
+        ([Node(16)], ActorPlan(2, 2, 7, 0, 8)),
+        ([Node(0)] + [Node(16)] * 100, ActorPlan(200, 200, 7, 0, 8)),
+    ],
+)
+def test_cpu_pools(nodes: list[Node], expected: ActorPlan) -> None:
+    assert plan_actors(nodes, AUTO, "cpu") == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "actors", "gpus"),
+    [
+        ([Node(16, 1)], {}, 1, 1.0),
+        ([Node(32, 4)] * 3, {}, 12, 1.0),
+        ([Node(16, 2)], {"gpus_per_actor": 0.5}, 4, 0.5),
+        ([Node(0), Node(16, 1), Node(16)], {}, 1, 1.0),
+    ],
+)
+def test_gpu_pools(nodes: list[Node], options: dict[str, float], actors: int, gpus: float) -> None:
+    plan = plan_actors(nodes, ResourcesSection(**options), "gpu")
+    assert (plan.min_actors, plan.gpus) == (actors, gpus)
+
+
+@given(st.lists(st.builds(Node, st.integers(1, 256), st.integers(0, 8)), min_size=1, max_size=50), st.sampled_from(["cpu", "gpu"]))
+def test_a_cpu_is_always_left_to_the_other_stages(nodes: list[Node], device: str) -> None:
+    if device == "gpu" and not any(node.gpus for node in nodes):
+        with pytest.raises(UsageError, match="no machine of the cluster has a free GPU"):
+            plan_actors(nodes, AUTO, device)
+        return
+    total = sum(node.cpus for node in nodes)
+    plan = plan_actors(nodes, AUTO, device)
+    assert plan.min_actors >= 1 and plan.threads >= 1
+    assert plan.min_actors * plan.cpus <= total - min(1, total / 2) + 1e-6
+
+
+@given(st.integers(2, 256))
+def test_on_one_machine_all_cores_infer(cores: int) -> None:
+    plan = plan_actors([Node(cores)], AUTO, "cpu")
+    assert 0.75 * cores <= plan.min_actors * plan.threads <= cores
+
+
+def test_what_the_configuration_names_is_taken() -> None:
+    named = ResourcesSection(actors=(2, 9), cpus_per_actor=1.5, threads_per_actor=3)
+    assert plan_actors([Node(8)], named, "cpu") == ActorPlan(2, 9, 1.5, 0, 3)
+
+
+def test_actors_that_would_take_every_cpu_are_refused() -> None:
+    with pytest.raises(UsageError, match="leave at least 1"):
+        plan_actors([Node(2)], ResourcesSection(actors=2), "cpu")
