@@ -1,46 +1,65 @@
-"""Configuration: one YAML per model in PaddleX's sections, typed and validated.
+"""Configuration: PaddleX's sections and keys where it has them, typed and validated.
 
-Sections and keys that PaddleX has keep PaddleX's names (``Global``, ``Predict``, ``Export``);
-the rest use the field's terms.
+``configs/`` explains every key; :mod:`sodbatch.config_file` reads and merges the files.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-ThresholdValue = float | dict[int, float] | None
+from sodbatch.model.spec import SPECS
+
+
+def _int_as_text(value: Any) -> Any:
+    """Take a name made of digits as text: YAML reads ``output: 20260101`` as a number."""
+    return str(value) if type(value) is int else value
+
+
+Text = Annotated[str, BeforeValidator(_int_as_text), Field(min_length=1)]
+Score = Annotated[float, Field(ge=0, le=1)]
+ClassId = Annotated[int, Field(ge=0)]
+ThresholdValue = Score | Annotated[dict[ClassId, Score], Field(min_length=1)] | None
+Count = Annotated[int, Field(ge=1)]
+ActorRange = Annotated[tuple[Count, Count], Field(strict=False, description="a list [least, most]")]
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$",
+        description="auto, cpu, gpu, gpu:0 or gpu:0,1 (PaddleX's other devices, such as npu and xpu, are not supported)",
+    ),
+]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values are immutable."""
+    """Base of every section: unknown keys, other types and NaN are refused; values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class GlobalSection(Section):
     """What to run and where its output goes."""
 
-    model: str = "PP-YOLOE_plus_SOD-S"
+    model: Text = "PP-YOLOE_plus_SOD-S"
     mode: Literal["predict", "export", "check_dataset", "train", "evaluate"] = "predict"
-    dataset_dir: str | None = None
-    device: str = Field("auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$")
-    output: str = "output"
+    dataset_dir: Text | None = None
+    device: Device = "auto"
+    output: Text = "output"
 
 
 class PredictSection(Section):
     """The main job: model, inputs, thresholds, backend."""
 
-    model_dir: str | None = None
-    input: str | list[str] | None = None
+    model_dir: Text | None = None
+    input: Text | Annotated[list[Text], Field(min_length=1, description="a list of texts")] | None = None
     batch_size: int = Field(1, ge=1, le=1024)
     threshold: ThresholdValue = None
     backend: Literal["auto", "paddle", "openvino", "onnxruntime"] = "auto"
     precision: Literal["fp32", "fp16"] = "fp32"
     tensorrt: bool = False
     engine: Literal["ray", "inline"] = "ray"
-    path_column: str | None = None
+    path_column: Text | None = None
     id_from_etag: bool = False
     retry_failed: bool = False
 
@@ -48,20 +67,28 @@ class PredictSection(Section):
 class ResourcesSection(Section):
     """How much of the cluster the job takes; ``auto`` derives it from what the cluster has."""
 
-    ray_address: str | None = None
-    actors: Literal["auto"] | int | tuple[int, int] = "auto"
-    cpus_per_actor: Literal["auto"] | float = "auto"
+    ray_address: Text | None = None
+    actors: Literal["auto"] | Count | ActorRange = "auto"
+    cpus_per_actor: Literal["auto"] | Annotated[float, Field(gt=0, le=1024)] = "auto"
     gpus_per_actor: float = Field(1.0, gt=0, le=16)
-    threads_per_actor: Literal["auto"] | int = "auto"
-    cpus_per_load_task: float = Field(1.0, gt=0)
-    no_progress_timeout_s: float = Field(1800, gt=0)
+    threads_per_actor: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    cpus_per_load_task: float = Field(1.0, gt=0, le=1024)
+    no_progress_timeout_s: float = Field(1800.0, gt=0)
+
+    @model_validator(mode="after")
+    def _least_before_most(self) -> ResourcesSection:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError(
+                f"actors = {list(self.actors)}: the first number is the least, the second the most"
+            )
+        return self
 
 
 class OutputSection(Section):
     """The tables and what else is written beside them."""
 
-    shard_size: Literal["auto"] | int = "auto"
-    partition_by: str | None = None
+    shard_size: Literal["auto"] | Count = "auto"
+    partition_by: Text | None = None
     on_mismatch: Literal["refuse", "overwrite", "beside"] = "refuse"
     coco_json: bool = False
     paddlex_json: bool = False
@@ -78,10 +105,13 @@ class VisualizeSection(Section):
 class S3Section(Section):
     """How ``s3://`` is reached. Keys come from the environment or a profile, never from here."""
 
-    endpoint_url: str | None = None
+    endpoint_url: (
+        Annotated[str, Field(pattern=r"^https?://", description="a URL that starts with http:// or https://")]
+        | None
+    ) = None
     anonymous: bool = False
-    profile: str | None = None
-    region: str | None = None
+    profile: Text | None = None
+    region: Text | None = None
     requester_pays: bool = False
 
 
@@ -89,9 +119,9 @@ class FetchSection(Section):
     """How the bytes of a picture are fetched."""
 
     threads: int = Field(16, ge=1, le=256)
-    timeout_s: float = Field(30.0, gt=0)
+    timeout_s: float = Field(30.0, gt=0, le=86_400)
     retries: int = Field(3, ge=0, le=20)
-    backoff_s: float = Field(0.5, ge=0)
+    backoff_s: float = Field(0.5, ge=0, le=3_600)
 
 
 class LimitsSection(Section):
@@ -105,7 +135,7 @@ class LimitsSection(Section):
 class ExportSection(Section):
     """Export of an inference folder from weights."""
 
-    weight_path: str | None = None
+    weight_path: Text | None = None
 
 
 class Config(Section):
@@ -123,3 +153,12 @@ class Config(Section):
     CheckDataset: dict[str, Any] = {}
     Train: dict[str, Any] = {}
     Evaluate: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _known_model(self) -> Config:
+        if self.Global.model not in SPECS and self.Predict.model_dir is None:
+            raise ValueError(
+                f"Global.model = {self.Global.model}: expected one of {', '.join(SPECS)}; "
+                "for a model of your own also give Predict.model_dir"
+            )
+        return self

@@ -1,0 +1,116 @@
+"""Configuration errors in plain words: one line a key, naming key, value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from sodbatch.config import Config
+
+SECRETS = ("secret", "password", "token", "access_key", "credential")
+
+
+def explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    """Turn pydantic's errors over ``raw`` into lines for a person.
+
+    Args:
+        error: What ``Config.model_validate(raw)`` raised.
+        raw: The mapping that was validated.
+
+    Returns:
+        One line per key at fault, in the order of the keys; a key with several possible types has one line.
+    """
+    lines: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        where = problem["loc"][:2]
+        key = ".".join(map(str, where))
+        if problem["type"] == "extra_forbidden":
+            line = unknown_key(where)
+        elif problem["type"] == "value_error":
+            section = f"{key}." if key else ""
+            line = section + str(problem["ctx"]["error"])
+        else:
+            value = _value(raw, where)
+            line = f"{key} = {_shown(value)}: expected {allowed(where)}"
+            if isinstance(value, (int, float)) and "a text" in line:
+                line += " (put the value in quotes to have it read as text)"
+        lines.setdefault(key, line)
+    return "\n".join(lines.values())
+
+
+def unknown_key(where: tuple[int | str, ...]) -> str:
+    """Say that a section or key does not exist, and which one may have been meant."""
+    *section, name = map(str, where)
+    known = list(_properties(_schema(section)))
+    full = ".".join([*section, name])
+    if any(word in name.lower() for word in SECRETS):
+        return f"{full}: no such key; credentials come from the environment or a profile, never from here"
+    lower = {key.lower(): key for key in known}
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    meant = "".join(f"; did you mean {'.'.join([*section, lower[key]])}?" for key in close)
+    kind, group = ("key", f"the keys of {section[0]}") if section else ("section", "the sections")
+    return f"{full}: no such {kind}{meant} ({group}: {', '.join(known)})"
+
+
+def allowed(where: tuple[int | str, ...]) -> str:
+    """Say what a key takes, such as ``a whole number from 1 to 1024``."""
+    return _describe(_schema(where))
+
+
+def _value(raw: Mapping[str, Any], where: tuple[int | str, ...]) -> Any:
+    value: Any = raw
+    for part in where:
+        value = value[part]
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _schema(where: tuple[int | str, ...] | list[str]) -> dict[str, Any]:
+    """Return the JSON schema of a section or key, references resolved."""
+    whole = Config.model_json_schema()
+    found: dict[str, Any] = whole
+    for part in where:
+        found = _properties(found)[str(part)]
+        if "$ref" in found:
+            found = whole["$defs"][found["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _properties(schema: dict[str, Any]) -> dict[str, Any]:
+    properties: dict[str, Any] = schema["properties"]
+    return properties
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(map(_describe, schema["anyOf"]))
+    if "properties" in schema:
+        return f"a section with the keys {', '.join(schema['properties'])}"
+    if "description" in schema:
+        return str(schema["description"])
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "const" in schema:
+        return str(schema["const"])
+    kind = schema["type"]
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range(schema)
+    if kind == "object":
+        values = schema.get("additionalProperties")
+        return f"a mapping {{class id: {_describe(values)}}}" if isinstance(values, dict) else "a section"
+    return {"string": "a text", "boolean": "true or false", "null": "null"}[str(kind)]
+
+
+def _range(schema: dict[str, Any]) -> str:
+    above, least, most = (schema.get(name) for name in ("exclusiveMinimum", "minimum", "maximum"))
+    low = f" above {above:g}" if above is not None else f" from {least}" if least is not None else ""
+    if most is None:
+        return f" of at least {least}" if least is not None else low
+    return f"{low}{' and' if above is not None else ''} {'at most' if above is not None else 'to'} {most:g}"
