@@ -27,7 +27,7 @@ Device = Annotated[
     str,
     Field(
         pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$",
-        description="auto, cpu, gpu, gpu:0 or gpu:0,1 (PaddleX's other devices, such as npu and xpu, are not supported)",
+        description="auto, cpu, gpu, gpu:0 or gpu:0,1 (no other kind of device, such as npu or xpu)",
     ),
 ]
 
@@ -78,9 +78,7 @@ class ResourcesSection(Section):
     @model_validator(mode="after")
     def _least_before_most(self) -> ResourcesSection:
         if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
-            raise ValueError(
-                f"actors = {list(self.actors)}: the first number is the least, the second the most"
-            )
+            raise ValueError(f"actors = {list(self.actors)}: the first number is the least, the second the most")
         return self
 
 
@@ -106,8 +104,7 @@ class S3Section(Section):
     """How ``s3://`` is reached. Keys come from the environment or a profile, never from here."""
 
     endpoint_url: (
-        Annotated[str, Field(pattern=r"^https?://", description="a URL that starts with http:// or https://")]
-        | None
+        Annotated[str, Field(pattern=r"^https?://", description="a URL that starts with http:// or https://")] | None
     ) = None
     anonymous: bool = False
     profile: Text | None = None

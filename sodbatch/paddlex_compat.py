@@ -37,9 +37,7 @@ def apply_kernel_option(raw: dict[str, Any], *, fill_only: bool) -> None:
     if option is None or option == {}:
         return
     if not isinstance(option, dict) or option.keys() != {"run_mode"}:
-        raise UsageError(
-            f"Predict.kernel_option = {option!r}: expected {{run_mode: {' | '.join(RUN_MODES)}}}"
-        )
+        raise UsageError(f"Predict.kernel_option = {option!r}: expected {{run_mode: {' | '.join(RUN_MODES)}}}")
     mode = option["run_mode"]
     if not isinstance(mode, str) or mode not in RUN_MODES:
         raise UsageError(f"Predict.kernel_option.run_mode = {mode!r}: expected one of {', '.join(RUN_MODES)}")
