@@ -1,0 +1,135 @@
+"""Predictors: one small protocol, three backends, and the choice between them."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from sodbatch.errors import UsageError
+from sodbatch.model.folder import ModelFolder
+from sodbatch.predictor.base import Predictor
+
+__all__ = ["Predictor", "create_predictor"]
+
+log = logging.getLogger(__name__)
+
+
+def create_predictor(
+    folder: ModelFolder,
+    *,
+    backend: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    streams: int | None = None,
+    score_floor: float = 0.0,
+    precision: str = "fp32",
+    tensorrt: bool = False,
+    batch_size: int = 1,
+) -> tuple[Predictor, str]:
+    """Loads a model for inference.
+
+    Args:
+        folder: The model.
+        backend: ``"paddle"`` (the reference), ``"openvino"``, ``"onnxruntime"``, or ``"auto"``:
+            on a CPU OpenVINO if it is installed and its conversion agrees with Paddle, else
+            Paddle; on a GPU Paddle.
+        device: ``"cpu"``, ``"gpu"`` or ``"gpu:N"``.
+        threads: CPU threads; None for all usable cores.
+        streams: Pictures that OpenVINO and ONNX Runtime work on at the same time, sharing the
+            threads; None for one a thread, 1 for the shortest time of a single picture.
+        score_floor: Boxes scoring this or less may be left out; those above are the same.
+        precision: ``"fp32"`` or, on a GPU, ``"fp16"``.
+        tensorrt: Use TensorRT, on a GPU.
+        batch_size: The most pictures that Paddle runs together.
+
+    Returns:
+        The predictor, and one line on what was chosen and why.
+
+    Raises:
+        UsageError: If what is asked for does not exist or is not installed.
+    """
+    _check(backend, device, precision, tensorrt)
+
+    def paddle(floor: float = score_floor) -> Predictor:
+        from sodbatch.predictor.paddle import PaddlePredictor
+
+        _require("paddle", "paddlepaddle")
+        return PaddlePredictor(
+            folder,
+            device=device,
+            threads=threads,
+            score_floor=floor,
+            precision=precision,
+            tensorrt=tensorrt,
+            batch_size=batch_size,
+        )
+
+    def converted(graph: Path, floor: float) -> Predictor:
+        if chosen == "openvino":
+            from sodbatch.predictor.openvino import OpenVINOPredictor
+
+            return OpenVINOPredictor(
+                graph, folder.preprocess, threads=threads, streams=streams, score_floor=floor
+            )
+        from sodbatch.predictor.onnxruntime import ONNXRuntimePredictor
+
+        return ONNXRuntimePredictor(
+            graph,
+            folder.preprocess,
+            device=device,
+            threads=threads,
+            streams=streams,
+            score_floor=floor,
+            precision=precision,
+            tensorrt=tensorrt,
+        )
+
+    chosen, why = _choose(backend, device)
+    if chosen == "paddle":
+        predictor = paddle()
+        return predictor, f"{predictor.name}: {why}"
+    _require(chosen, chosen)
+
+    from sodbatch.predictor.conversion import convert
+
+    conversion = convert(folder, chosen, lambda graph: converted(graph, 0.0), lambda: paddle(0.0))
+    if conversion.graph is None:
+        predictor = paddle()
+        reason = f"{predictor.name}: not {chosen}, because {conversion.reason}"
+        log.warning(reason)
+        return predictor, reason
+    predictor = converted(conversion.graph, score_floor)
+    return predictor, f"{predictor.name}: {why}; {conversion.reason}"
+
+
+def _check(backend: str, device: str, precision: str, tensorrt: bool) -> None:
+    if backend not in ("auto", "paddle", "openvino", "onnxruntime"):
+        raise UsageError(f"backend is {backend!r}; expected auto, paddle, openvino or onnxruntime")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "gpu") or (index and (kind == "cpu" or not index.isdecimal())):
+        raise UsageError(f"device is {device!r}; expected cpu, gpu or gpu:N")
+    if precision not in ("fp32", "fp16"):
+        raise UsageError(f"precision is {precision!r}; expected fp32 or fp16")
+    if kind == "cpu" and (tensorrt or precision == "fp16"):
+        raise UsageError("tensorrt and precision fp16 need a GPU; device is cpu")
+    if kind == "gpu" and backend == "openvino":
+        raise UsageError("backend openvino runs on the CPU; device is gpu: use paddle or onnxruntime")
+    if backend == "onnxruntime" and precision == "fp16" and not tensorrt:
+        raise UsageError("backend onnxruntime runs fp16 with tensorrt only; set tensorrt, or use paddle")
+
+
+def _choose(backend: str, device: str) -> tuple[str, str]:
+    if backend != "auto":
+        return backend, "as asked"
+    if device != "cpu":
+        return "paddle", "the default on a GPU"
+    missing = [name for name in ("openvino", "paddle2onnx") if find_spec(name) is None]
+    if missing:
+        return "paddle", f"{' and '.join(missing)} not installed"
+    return "openvino", "the default on a CPU"
+
+
+def _require(module: str, package: str) -> None:
+    if find_spec(module) is None:
+        raise UsageError(f"backend {module} needs the package {package}, which is not installed")

@@ -1,0 +1,14 @@
+"""Where downloaded models and converted graphs are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """``$SODBATCH_CACHE``, or ``sodbatch`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``)."""
+    own = os.environ.get("SODBATCH_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sodbatch"

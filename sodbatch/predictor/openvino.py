@@ -1,0 +1,100 @@
+"""OpenVINO on a CPU, from the checked ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sodbatch.predictor.base import by_class_and_score, usable_cpus
+from sodbatch.preprocess import Preprocess
+
+
+class OpenVINOPredictor:
+    """Runs pictures as parallel requests of one picture each (the converted NMS takes batches of 1).
+
+    Args:
+        graph: The ONNX file.
+        preprocess: Normalisation, folded into the graph with the layout change.
+        threads: CPU threads; None for all usable cores.
+        streams: Parallel requests, which share the threads; None for one a thread, which is
+            best for throughput. 1 gives a single picture all threads.
+        score_floor: Boxes scoring this or less are not needed: pushed down into NMS.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        graph: Path,
+        preprocess: Preprocess,
+        *,
+        threads: int | None = None,
+        streams: int | None = None,
+        score_floor: float = 0.0,
+    ) -> None:
+        import openvino as ov
+
+        threads = threads or usable_cpus()
+        streams = min(streams or threads, threads)
+        core = ov.Core()
+        model = core.read_model(graph)
+        raise_score_threshold(model, score_floor)
+        compiled = core.compile_model(
+            take_uint8_nhwc(model, preprocess),
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": streams,
+                "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
+            },
+        )
+        self._preprocess = preprocess
+        self._queue = ov.AsyncInferQueue(compiled, streams)
+        self._queue.set_callback(_keep_boxes)
+
+    def predict(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        """See :meth:`sodbatch.predictor.base.Predictor.predict`."""
+        factors = self._preprocess.scale_factors(sizes)
+        results: list[np.ndarray] = [np.empty((0, 6), np.float32)] * len(images)
+        for i in range(len(images)):
+            self._queue.start_async(
+                {"image": images[i : i + 1], "scale_factor": factors[i : i + 1]}, (results, i)
+            )
+        self._queue.wait_all()
+        return results
+
+
+def _keep_boxes(request: Any, slot: tuple[list[np.ndarray], int]) -> None:
+    results, i = slot
+    results[i] = by_class_and_score(request.get_output_tensor(0).data.reshape(-1, 6))
+
+
+def raise_score_threshold(model: Any, score_floor: float) -> None:
+    """Raises the score threshold of the model's NMS to ``score_floor``; it is never lowered."""
+    from openvino import opset13 as opset
+
+    for node in model.get_ops():
+        if node.get_type_name() == "NonMaxSuppression":
+            own = node.input_value(4).get_node().data
+            floor = np.maximum(own, np.float32(score_floor))
+            node.input(4).replace_source_output(opset.constant(floor, np.float32).output(0))
+
+
+def take_uint8_nhwc(model: Any, preprocess: Preprocess) -> Any:
+    """Makes the model's ``image`` uint8 [1, H, W, 3] RGB, with the normalisation inside."""
+    from openvino import Layout, Type
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    image = steps.input("image")
+    image.tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+    image.model().set_layout(Layout("NCHW"))
+    image.preprocess().convert_element_type(Type.f32)
+    # OpenVINO divides by "scale" and subtracts "mean"; ours is pixels * scale + shift.
+    if preprocess.scale != (1.0, 1.0, 1.0):
+        image.preprocess().scale([1.0 / factor for factor in preprocess.scale])
+    if any(preprocess.shift):
+        image.preprocess().mean([-shift for shift in preprocess.shift])
+    return steps.build()

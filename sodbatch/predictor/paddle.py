@@ -1,0 +1,186 @@
+"""The reference: Paddle Inference on the folder's own graph."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sodbatch.model.folder import ModelFolder
+from sodbatch.predictor.base import usable_cpus
+
+log = logging.getLogger(__name__)
+
+GPU_MEMORY_POOL_MB = 100
+"""First size of Paddle's GPU memory pool, which grows as needed; PaddleX's value."""
+
+ONEDNN_CACHED_SHAPES = 10
+"""Input shapes whose oneDNN primitives are kept; without a bound the cache grows (Paddle #43346)."""
+
+
+class PaddlePredictor:
+    """Runs batches with Paddle Inference.
+
+    On a CPU with oneDNN, unless a trial run fails (Paddle 3.3 cannot run these graphs with it:
+    Paddle #79749). On a GPU in float32 or float16, with TensorRT on request; the GPU and
+    TensorRT paths follow Paddle's documented calls and are untested on hardware.
+
+    Args:
+        folder: The model.
+        device: ``"cpu"``, ``"gpu"`` or ``"gpu:N"``.
+        threads: CPU threads; None for all usable cores.
+        score_floor: Boxes scoring this or less are not needed: pushed down into the graph's NMS
+            (programs in JSON only).
+        precision: ``"fp32"`` or, on a GPU, ``"fp16"``.
+        tensorrt: Let TensorRT run what it can of the graph.
+        batch_size: The most pictures that run together.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        score_floor: float = 0.0,
+        precision: str = "fp32",
+        tensorrt: bool = False,
+        batch_size: int = 1,
+    ) -> None:
+        self._preprocess = folder.preprocess
+        self._batch_size = batch_size
+        with program_with_floor(folder.program, score_floor) as program:
+            if device == "cpu":
+                self.name, self._predictor = self._create_cpu(program, folder.params, threads or usable_cpus())
+                return
+            gpu = int(device.partition(":")[2] or 0)
+            if tensorrt:
+                from sodbatch.predictor.tensorrt import create_tensorrt
+
+                self.name = f"paddle-tensorrt-{precision}"
+                self._predictor = create_tensorrt(
+                    program, folder.params, folder.preprocess, gpu, precision, batch_size
+                )
+            else:
+                self.name = f"paddle-gpu-{precision}"
+                self._predictor = _create_gpu(program, folder.params, gpu, precision)
+
+    def predict(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        """See :meth:`sodbatch.predictor.base.Predictor.predict`."""
+        results: list[np.ndarray] = []
+        for start in range(0, len(images), self._batch_size):
+            chunk = slice(start, start + self._batch_size)
+            results += self._run(images[chunk], sizes[chunk])
+        return results
+
+    def _run(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        inputs = {
+            "image": self._preprocess.normalize(images),
+            "scale_factor": self._preprocess.scale_factors(sizes),
+        }
+        for name, array in inputs.items():
+            handle = self._predictor.get_input_handle(name)
+            handle.reshape(array.shape)
+            handle.copy_from_cpu(array)
+        self._predictor.run()
+        boxes, counts = (
+            self._predictor.get_output_handle(name).copy_to_cpu()
+            for name in self._predictor.get_output_names()[:2]
+        )
+        return np.split(boxes.reshape(-1, 6), np.cumsum(counts)[:-1])
+
+    def _create_cpu(self, program: Path, params: Path, threads: int) -> tuple[str, Any]:
+        shape = (1, self._preprocess.height, self._preprocess.width, 3)
+        try:
+            self._predictor = _create_cpu(program, params, threads, onednn=True)
+            self._run(np.zeros(shape, np.uint8), np.array([shape[1:3]], np.int32))
+            return "paddle-cpu", self._predictor
+        except Exception as error:  # Paddle raises many kinds here, NotImplementedError among them
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            log.warning(
+                "oneDNN cannot run this graph with Paddle %s, going on without it, which is 2 to 3 times slower: %s",
+                _paddle_version(),
+                lines[-1].strip() if lines else type(error).__name__,
+            )
+            return "paddle-cpu-no-onednn", _create_cpu(program, params, threads, onednn=False)
+
+
+def _create_cpu(program: Path, params: Path, threads: int, *, onednn: bool) -> Any:
+    from paddle import inference
+
+    config = inference.Config(str(program), str(params))
+    config.disable_gpu()
+    config.set_cpu_math_library_num_threads(threads)
+    if onednn:
+        config.enable_mkldnn()
+        config.set_mkldnn_cache_capacity(ONEDNN_CACHED_SHAPES)
+    else:
+        config.disable_mkldnn()
+    return inference.create_predictor(common_options(config))
+
+
+def _create_gpu(program: Path, params: Path, gpu: int, precision: str) -> Any:
+    """Untested on hardware."""
+    from paddle import inference
+
+    config = inference.Config(str(program), str(params))
+    config.disable_mkldnn()
+    config.exp_disable_mixed_precision_ops({"feed", "fetch"})
+    half = inference.PrecisionType.Half
+    config.enable_use_gpu(
+        GPU_MEMORY_POOL_MB, gpu, half if precision == "fp16" else inference.PrecisionType.Float32
+    )
+    return inference.create_predictor(common_options(config))
+
+
+def common_options(config: Any) -> Any:
+    """Sets on a ``paddle.inference.Config`` what every device takes, as PaddleX does."""
+    config.enable_new_ir(True)
+    config.enable_new_executor()
+    config.set_optimization_level(3)
+    config.enable_memory_optim()
+    config.disable_glog_info()
+    return config
+
+
+def _paddle_version() -> str:
+    import paddle
+
+    return str(paddle.__version__)
+
+
+@contextmanager
+def program_with_floor(program: Path, score_floor: float) -> Iterator[Path]:
+    """A program whose NMS drops boxes scoring ``score_floor`` or less, as a file for as long as it is loaded.
+
+    Greedy NMS takes boxes by descending score, so a box under the floor never suppresses one
+    over it: what scores higher comes out the same. The graph's own score threshold is never
+    lowered. A ``.pdmodel`` is yielded as it is.
+    """
+    if program.suffix != ".json":
+        yield program
+        return
+    content = json.loads(program.read_bytes())
+    attributes = [
+        attribute["AT"]
+        for operation in content["program"]["regions"][0]["blocks"][0]["ops"]
+        if operation["#"].rpartition(".")[2] == "multiclass_nms3"
+        for attribute in operation["A"]
+        if attribute["N"] == "score_threshold"
+    ]
+    floor = float(np.float32(score_floor))
+    if all(attribute["D"] >= floor for attribute in attributes):
+        yield program
+        return
+    for attribute in attributes:
+        attribute["D"] = max(attribute["D"], floor)
+    with tempfile.TemporaryDirectory(prefix="sodbatch-") as folder:
+        changed = Path(folder) / program.name
+        changed.write_text(json.dumps(content))
+        yield changed
