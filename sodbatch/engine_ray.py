@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,16 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data.block import BlockAccessor
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sodbatch.config import Config
 from sodbatch.errors import JobError
-from sodbatch.model.folder import ModelFolder, install_model_files, read_model_files
+from sodbatch.model.folder import ModelFolder
+from sodbatch.model.transfer import install_model_files, read_model_files
 from sodbatch.pipeline import InferSpec, Listener, Pipeline
 from sodbatch.resources import ActorPlan, Node, plan_actors
+from sodbatch.storage import redact
 from sodbatch.write import Write, Written
 
 WAVE_ROWS = 1_000_000
@@ -35,8 +41,9 @@ WAVE_ROWS = 1_000_000
 WAVE_SECONDS = 5.0
 """How long the first picture waits for a manifest that is slow to list."""
 
-TASK_RETRIES = 3
-"""Retries of a task or actor that died. Finite: a picture that kills its process must not loop for ever."""
+RETRIES = 3
+"""Retries of a task and restarts of an actor that died. Finite, unlike Ray Data's default: a picture that kills its
+process must not loop for ever."""
 
 
 class RayEngine:
@@ -55,14 +62,14 @@ class RayEngine:
     def __enter__(self) -> RayEngine:
         resources, device = self._config.Resources, self._config.Global.device
         local = resources.ray_address is None and "RAY_ADDRESS" not in os.environ
-        ray.init(
-            address=resources.ray_address,
-            num_cpus=max(2, os.cpu_count() or 2) if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        with _quiet():
+            ray.init(
+                address=resources.ray_address,
+                num_cpus=max(2, os.cpu_count() or 2) if local else None,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         try:
             nodes = [_node(entry["Resources"]) for entry in ray.nodes() if entry["Alive"]]
             if device == "auto":
@@ -96,6 +103,27 @@ class RayEngine:
                     raise JobError(_first_cause(error)) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Ray says while it starts, and from then on; its log files keep it. ``RAY_BACKEND_LOG_LEVEL`` asks
+    for more: then nothing is silenced."""
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", RayDeprecationWarning)
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def _node(resources: dict[str, float]) -> Node:
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
@@ -103,20 +131,25 @@ def _node(resources: dict[str, float]) -> Node:
 def _run_wave(
     pipeline: Pipeline, blocks: list[pa.Table], actors: ActorPlan, monitor: Any, files: Any, load_cpus: float
 ) -> None:
-    pool = ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors)
-    ray.data.from_arrow(blocks).map_batches(
-        pipeline.load, batch_size=None, batch_format="pyarrow", num_cpus=load_cpus, max_retries=TASK_RETRIES
-    ).map_batches(
+    loaded = ray.data.from_arrow(blocks).map_batches(
+        pipeline.load,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=load_cpus,
+        ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+    )
+    inferred = loaded.map_batches(
         _InferActor,
         fn_constructor_args=(pipeline.infer, files, monitor),
         batch_size=None,
         batch_format="pyarrow",
-        compute=pool,
+        compute=ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors),
         num_cpus=actors.cpus,
         num_gpus=actors.gpus,
-        max_restarts=TASK_RETRIES,
-        max_task_retries=TASK_RETRIES,
-    ).write_datasink(_Sink(pipeline.write, pipeline.shard_size, monitor), ray_remote_args={"max_retries": TASK_RETRIES})
+        ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
+    )
+    sink = _Sink(pipeline.write, pipeline.shard_size, monitor)
+    inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES})
 
 
 def _waves(pending: Iterable[pa.Table], block_rows: int) -> Iterator[list[pa.Table]]:
@@ -257,8 +290,7 @@ class _Relay:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return the innermost cause of a Ray error as one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {lines[-1]}"
+    """Return what a worker raised, or else what Ray says happened, as one line without secrets."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
+    return redact(f"{type(cause).__name__}: {lines[-1].strip()}")

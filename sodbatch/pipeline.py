@@ -9,7 +9,6 @@ from typing import Protocol
 import pyarrow as pa
 
 from sodbatch.model.folder import ModelFolder
-from sodbatch.predictor import create_predictor
 from sodbatch.resources import ActorPlan
 from sodbatch.stages import Infer, Load
 from sodbatch.threshold import Threshold
@@ -41,6 +40,8 @@ class InferSpec:
 
     def create(self, folder: ModelFolder) -> tuple[Infer, str]:
         """Load the model from a folder on this machine; return the stage and which backend was chosen, and why."""
+        from sodbatch.predictor import create_predictor
+
         predictor, reason = create_predictor(
             folder,
             backend=self.backend,
