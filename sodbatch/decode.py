@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import LimitsSection
 from .documents import check_pixels, pdf_pages, tiff_pages
@@ -36,7 +37,7 @@ class Page:
 
     page_index: int | None
     page_count: int
-    image: np.ndarray
+    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,7 @@ class FailedPage:
     error: PictureError
 
 
-def decode_pages(
-    data: bytes, limits: LimitsSection, skip: Collection[int] = ()
-) -> Iterator[Page | FailedPage]:
+def decode_pages(data: bytes, limits: LimitsSection, skip: Collection[int] = ()) -> Iterator[Page | FailedPage]:
     """Decode a file to its pages, one in memory at a time.
 
     Args:
@@ -74,7 +73,7 @@ def decode_pages(
         yield FailedPage(None, 1, error)
 
 
-def _decode_picture(data: bytes, header: Header, max_pixels: int) -> np.ndarray:
+def _decode_picture(data: bytes, header: Header, max_pixels: int) -> NDArray[np.uint8]:
     if header.truncated and not header.width:
         raise PictureError(ErrorClass.TRUNCATED, header.truncated)
     check_pixels(header.width, header.height, min(max_pixels, OPENCV_MAX_PIXELS))
@@ -88,19 +87,13 @@ def _decode_picture(data: bytes, header: Header, max_pixels: int) -> np.ndarray:
     if data[:2] in (b"P1", b"P2", b"P3"):
         data += b"\n"  # OpenCV wants a separator after the last number too
     flags = cv2.IMREAD_COLOR
-    if (
-        header.format == "webp"
-    ):  # OpenCV 4.10, which PaddleX pins, does not turn a WebP by its EXIF; later ones do
+    if header.format == "webp":  # OpenCV 4.10, which PaddleX pins, does not turn a WebP by its EXIF; later ones do
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         reason = " ".join(str(error.err or error).split())[:200]
-        raise PictureError(
-            ErrorClass.DECODER_FAILURE, f"OpenCV cannot decode the {header.format}: {reason}"
-        ) from error
+        raise PictureError(ErrorClass.DECODER_FAILURE, f"OpenCV cannot decode the {header.format}: {reason}") from error
     if image is None:
-        raise PictureError(
-            ErrorClass.DECODER_FAILURE, f"OpenCV cannot decode the {header.format}: corrupt content"
-        )
-    return np.asarray(image)
+        raise PictureError(ErrorClass.DECODER_FAILURE, f"OpenCV cannot decode the {header.format}: corrupt content")
+    return np.asarray(image, np.uint8)

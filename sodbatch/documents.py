@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from .config import LimitsSection
@@ -26,7 +27,7 @@ PDF_MAX_PIXELS = 178_956_970
 _pdfium_lock = threading.Lock()
 """PDFium must not be entered by two threads of a process, not even for different documents."""
 
-PageResult = tuple[int, int, "np.ndarray | PictureError"]
+PageResult = tuple[int, int, "NDArray[np.uint8] | PictureError"]
 """page_index, page_count, and the page as uint8 BGR [H, W, 3] or why it failed."""
 
 
@@ -63,7 +64,7 @@ def _count_tiff_pages(tiff: TiffImagePlugin.TiffImageFile, max_pages: int) -> in
 
 def _tiff_page(
     tiff: TiffImagePlugin.TiffImageFile, index: int, size: int, limits: LimitsSection
-) -> np.ndarray | PictureError:
+) -> NDArray[np.uint8] | PictureError:
     try:
         tiff.seek(index)
         check_pixels(*tiff.size, limits.max_pixels)
@@ -73,7 +74,7 @@ def _tiff_page(
         return np.ascontiguousarray(np.asarray(tiff.convert("RGB"))[..., ::-1])
     except PictureError as error:
         return error
-    except Exception as error:  # noqa: BLE001 - whatever a hostile file makes the decoder raise is a value
+    except Exception as error:
         kind = ErrorClass.TRUNCATED if "truncated" in str(error) else ErrorClass.DECODER_FAILURE
         return PictureError(kind, f"page {index}: {_one_line(error)}")
 
@@ -101,9 +102,7 @@ def pdf_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Iter
         if count == 0:
             raise PictureError(ErrorClass.DECODER_FAILURE, "the PDF has no pages")
         if count > limits.max_pages:
-            raise PictureError(
-                ErrorClass.TOO_LARGE, f"{count} pages, more than the limit of {limits.max_pages}"
-            )
+            raise PictureError(ErrorClass.TOO_LARGE, f"{count} pages, more than the limit of {limits.max_pages}")
         for index in range(count):
             if index not in skip:
                 yield index, count, _pdf_page(document, index, limits)
@@ -128,17 +127,13 @@ def _open_pdf(data: bytes) -> Any:
             document = pypdfium2.PdfDocument(data)
         except pypdfium2.PdfiumError as error:
             if "password" in str(error).lower():
-                raise PictureError(
-                    ErrorClass.UNSUPPORTED, "the PDF is encrypted and needs a password"
-                ) from error
-            raise PictureError(
-                ErrorClass.DECODER_FAILURE, f"the PDF cannot be read: {_one_line(error)}"
-            ) from error
+                raise PictureError(ErrorClass.UNSUPPORTED, "the PDF is encrypted and needs a password") from error
+            raise PictureError(ErrorClass.DECODER_FAILURE, f"the PDF cannot be read: {_one_line(error)}") from error
         document.init_forms()
         return document
 
 
-def _pdf_page(document: Any, index: int, limits: LimitsSection) -> np.ndarray | PictureError:
+def _pdf_page(document: Any, index: int, limits: LimitsSection) -> NDArray[np.uint8] | PictureError:
     try:
         with _pdfium_lock:
             page = document[index]
@@ -150,7 +145,7 @@ def _pdf_page(document: Any, index: int, limits: LimitsSection) -> np.ndarray | 
                 page.close()
     except PictureError as error:
         return PictureError(error.error_class, f"page {index}: {error.message}")
-    except Exception as error:  # noqa: BLE001 - whatever a hostile file makes the decoder raise is a value
+    except Exception as error:
         return PictureError(ErrorClass.DECODER_FAILURE, f"page {index}: {_one_line(error)}")
 
 
@@ -179,7 +174,7 @@ def pdf_scale(width: float, height: float, max_pixels: int) -> float:
     if not fits(PDF_MIN_SCALE):
         raise PictureError(
             ErrorClass.TOO_LARGE,
-            f"a page of {width:g} x {height:g} points passes the limit of {max_pixels} pixels even at scale {PDF_MIN_SCALE}",
+            f"a page of {width:g} x {height:g} points, beyond {max_pixels} pixels even at scale {PDF_MIN_SCALE}",
         )
     low, high = PDF_MIN_SCALE, min(PDF_SCALE, math.sqrt(max_pixels / (width * height)))
     for _ in range(32):

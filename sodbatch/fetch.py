@@ -144,8 +144,8 @@ def _class_of(error: Exception) -> tuple[ErrorClass, bool]:
 
 
 def _pause(backoff_s: float, attempt: int) -> float:
-    """Return the pause after an attempt (from 0): doubled each time, bounded, jittered to between half and all of it."""
-    return float(min(backoff_s * 2**attempt, _MAX_BACKOFF_S) * random.uniform(0.5, 1.0))
+    """Return the pause after an attempt (from 0): doubled each time, bounded, times a random 0.5 to 1."""
+    return float(min(backoff_s * 2**attempt, _MAX_BACKOFF_S) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
 def _after(message: str, attempts: int) -> str:

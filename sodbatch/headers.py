@@ -125,20 +125,14 @@ def _bmp(data: bytes) -> _Parsed:
 
 _PNM_GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(
-    rb"P([14])"
-    + (_PNM_GAP + rb"(\d{1,10})") * 2
-    + rb"\s|P([2356])"
-    + (_PNM_GAP + rb"(\d{1,10})") * 3
-    + rb"\s"
+    rb"P([14])" + (_PNM_GAP + rb"(\d{1,10})") * 2 + rb"\s|P([2356])" + (_PNM_GAP + rb"(\d{1,10})") * 3 + rb"\s"
 )
 
 
 def _pnm(data: bytes) -> _Parsed:
     match = _PNM.match(data)
     if match is None:
-        raise PictureError(
-            ErrorClass.TRUNCATED, f"the PNM header is cut off or malformed ({len(data)} bytes)"
-        )
+        raise PictureError(ErrorClass.TRUNCATED, f"the PNM header is cut off or malformed ({len(data)} bytes)")
     kind = (match[1] or match[4]).decode()
     width, height = int(match[2] or match[5]), int(match[3] or match[6])
     samples = width * height * (3 if kind in "36" else 1)

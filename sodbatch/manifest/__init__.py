@@ -64,9 +64,7 @@ class Manifest:
                 columns = {name: table[name] for name in table.column_names}
                 if self._with_etag:
                     columns["etag"] = self._etags(table)
-                yield pa.table(
-                    [columns.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema
-                )
+                yield pa.table([columns.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
 
     def count_hint(self) -> int | None:
         """Return how many rows there are, where that is known without reading them; else None."""
@@ -87,7 +85,7 @@ class Manifest:
     def _etag(self, source: str) -> str | None:
         try:
             return self._storage.info(source).etag if source else None
-        except Exception:  # noqa: BLE001 - whatever the store raises, the row only lacks its etag
+        except Exception:
             return None
 
 
@@ -115,9 +113,7 @@ def open_manifest(
         raise UsageError("Predict.input is empty: name a picture, a folder, a glob, a URL or a manifest")
     readers: list[Reader] = []
     for name in names:
-        reader = open_reader(
-            name, storage, path_column=path_column, with_etag=with_etag, check=len(names) == 1
-        )
+        reader = open_reader(name, storage, path_column=path_column, with_etag=with_etag, check=len(names) == 1)
         if isinstance(reader, PictureList) and readers and isinstance(readers[-1], PictureList):
             readers[-1].sources.extend(reader.sources)
             continue

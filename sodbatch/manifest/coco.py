@@ -97,7 +97,7 @@ class _JsonStream:
         while self._peek() != "]":
             value = self._value()
             if not isinstance(value, dict):
-                raise ValueError(f"found {type(value).__name__} in the list")  # noqa: TRY004 - the file is at fault
+                raise ValueError(f"found {type(value).__name__} in the list")
             yield value
 
     def _expect(self, bracket: str) -> None:

@@ -15,9 +15,7 @@ from .text import CsvManifest, JsonlManifest, TxtManifest
 _MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
 
 
-def open_reader(
-    source: str, storage: Storage, *, path_column: str | None, with_etag: bool, check: bool
-) -> Reader:
+def open_reader(source: str, storage: Storage, *, path_column: str | None, with_etag: bool, check: bool) -> Reader:
     """Open one input.
 
     Args:
@@ -37,9 +35,7 @@ def open_reader(
     except FileNotFoundError as error:
         raise UsageError(f"no such input: {display_uri(source)}") from error
     except OSError as error:
-        raise UsageError(
-            f"cannot read {display_uri(source)}: {redact(error.strerror or str(error))}"
-        ) from error
+        raise UsageError(f"cannot read {display_uri(source)}: {redact(error.strerror or str(error))}") from error
 
 
 def _open(source: str, storage: Storage, path_column: str | None, with_etag: bool, check: bool) -> Reader:
@@ -52,12 +48,7 @@ def _open(source: str, storage: Storage, path_column: str | None, with_etag: boo
             return PictureList([url])
         return PictureTree(url, storage, with_etag, is_glob=True)
     if kind in _MANIFESTS and not (path is not None and os.path.isdir(path)):
-        if (
-            kind == "parquet"
-            and path is None
-            and scheme(source) not in ("http", "https")
-            and storage.isdir(url)
-        ):
+        if kind == "parquet" and path is None and scheme(source) not in ("http", "https") and storage.isdir(url):
             return _open_folder(url, storage, path_column, with_etag)
         return _open_file(url, kind, storage, path_column)
     if path is not None:

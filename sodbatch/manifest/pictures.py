@@ -96,9 +96,7 @@ class PictureTree:
         return None
 
     def _listing(self) -> Iterator[FileInfo]:
-        literal = (
-            self._url[: match.start()] if self._is_glob and (match := _MAGIC.search(self._url)) else None
-        )
+        literal = self._url[: match.start()] if self._is_glob and (match := _MAGIC.search(self._url)) else None
         folder = self._url if literal is None else literal.rpartition("/")[0] or "/"
         if self._path is None and scheme(self._url) in ("s3", "s3a") and literal is not None:
             yield from self._storage.list_prefix(literal)

@@ -56,9 +56,7 @@ class Rows:
     uri: str
     base: str
 
-    def table(
-        self, paths: pa.Array, first_row: int, others: Sequence[tuple[pa.Field, pa.Array]] = ()
-    ) -> pa.Table:
+    def table(self, paths: pa.Array, first_row: int, others: Sequence[tuple[pa.Field, pa.Array]] = ()) -> pa.Table:
         """Build a table.
 
         Args:
@@ -99,11 +97,7 @@ def join(base: str, path: str) -> str:
 def folder_of(url: str) -> str:
     """Return the folder (absolute path or URL) in which a file lies."""
     path = local_path(url)
-    return (
-        os.path.dirname(os.path.abspath(path))
-        if path is not None
-        else re.split(r"[?#]", url)[0].rsplit("/", 1)[0]
-    )
+    return os.path.dirname(os.path.abspath(path)) if path is not None else re.split(r"[?#]", url)[0].rsplit("/", 1)[0]
 
 
 def choose_base(candidates: Sequence[str], first_paths: Iterable[str | None], storage: Storage) -> str:
@@ -135,9 +129,7 @@ def find_path_column(names: Sequence[str], path_column: str | None, manifest: st
         if name in names:
             return name
     have = ", ".join(names) or "none"
-    expected = (
-        f"the column {path_column!r}" if path_column else f"a column named one of {', '.join(PATH_COLUMNS)}"
-    )
+    expected = f"the column {path_column!r}" if path_column else f"a column named one of {', '.join(PATH_COLUMNS)}"
     raise UsageError(f"{manifest} lacks {expected} (its columns: {have}); set Predict.path_column")
 
 
@@ -148,8 +140,7 @@ def passthrough_fields(fields: Iterable[pa.Field], manifest: str) -> list[pa.Fie
         UsageError: Two columns end up with one name.
     """
     renamed = [
-        pa.field(f"manifest_{f.name}" if f.name.lower() in _INTERNAL_COLUMNS else f.name, f.type)
-        for f in fields
+        pa.field(f"manifest_{f.name}" if f.name.lower() in _INTERNAL_COLUMNS else f.name, f.type) for f in fields
     ]
     names = [field.name.lower() for field in renamed]
     for field in renamed:

@@ -142,9 +142,7 @@ class JsonlManifest:
         self._path = find_path_column(names, path_column, self.name)
         self._names = [name for name in names if name != self._path]
         types = {name: self._infer(name, [record.get(name) for _, record in first]) for name in self._names}
-        self.passthrough = pa.schema(
-            passthrough_fields([pa.field(*item) for item in types.items()], self.name)
-        )
+        self.passthrough = pa.schema(passthrough_fields([pa.field(*item) for item in types.items()], self.name))
         paths = [record.get(self._path) for _, record in first]
         self._rows = Rows(
             self.name,
@@ -166,8 +164,7 @@ class JsonlManifest:
                     )
             paths = self._column(self._path, pa.string(), chunk)
             others = [
-                (field, self._column(name, field.type, chunk))
-                for name, field in zip(self._names, self.passthrough)
+                (field, self._column(name, field.type, chunk)) for name, field in zip(self._names, self.passthrough)
             ]
             yield self._rows.table(paths, start, others)
             start += len(chunk)
@@ -186,9 +183,7 @@ class JsonlManifest:
                 except ValueError as error:
                     raise UsageError(f"{self.name}, line {number}: not valid JSON: {error}") from error
                 if not isinstance(record, dict):
-                    raise UsageError(
-                        f"{self.name}, line {number}: expected an object, found {type(record).__name__}"
-                    )
+                    raise UsageError(f"{self.name}, line {number}: expected an object, found {type(record).__name__}")
                 yield number, record
 
     def _infer(self, name: str, values: list[Any]) -> pa.DataType:

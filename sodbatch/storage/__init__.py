@@ -1,4 +1,4 @@
-"""Storage: local paths, ``file://``, ``s3://``, ``http(s)://`` and any other fsspec scheme behind one class."""
+"""Storage: local paths, ``s3://``, ``http(s)://`` and any other fsspec scheme behind one class."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _WRITE_PAUSE_S = 0.5
 
 
 class FileInfo(NamedTuple):
-    """A file: its URL, its size in bytes, and what changes with its content (S3: ETag; local: time and size)."""
+    """A file: its URL, size in bytes, and what changes with its content (S3: ETag; local: time and size)."""
 
     url: str
     size: int | None
@@ -55,7 +55,7 @@ class FileInfo(NamedTuple):
 
 
 class Storage:
-    """Reads and writes files by URL; picklable, each process makes its own connections when it first needs them.
+    """Reads and writes files by URL; picklable, each process makes its own connections when it needs them.
 
     Args:
         s3: How ``s3://`` is reached; the defaults of the section where not given.
@@ -109,10 +109,7 @@ class Storage:
                 return
             except Exception as error:
                 error = self._translate(url, error)
-                if (
-                    not isinstance(error, (TransientError, TimeoutError))
-                    or attempt == self.fetch_section.retries
-                ):
+                if not isinstance(error, (TransientError, TimeoutError)) or attempt == self.fetch_section.retries:
                     raise error from error.__cause__
                 time.sleep(_WRITE_PAUSE_S * 2**attempt)
 

@@ -78,9 +78,7 @@ def _check_status(status: int, reason: str | None) -> None:
     raise OSError(text)
 
 
-def _read_body(
-    raw: urllib3.BaseHTTPResponse, deadline: float, timeout_s: float, max_bytes: int | None
-) -> bytes:
+def _read_body(raw: urllib3.BaseHTTPResponse, deadline: float, timeout_s: float, max_bytes: int | None) -> bytes:
     chunks, total = [], 0
     while chunk := raw.read1(_CHUNK, decode_content=True):
         chunks.append(chunk)

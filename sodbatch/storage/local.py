@@ -84,11 +84,11 @@ def _sync_folder(folder: str) -> None:
 
 
 def walk(folder: str, max_slashes: int | None = None) -> Iterator[str]:
-    """Yield the paths of all files under a folder, in the order of the whole paths; one folder's names in memory.
+    """Yield all files under a folder, in the order of the whole paths; one folder's names in memory.
 
     With ``max_slashes``, folders are not entered whose files' paths would have more slashes than that.
 
-    Symbolic links to files are followed, those to folders are not (as ``os.walk``), so that no loop is entered.
+    Symbolic links to files are followed, those to folders are not (as ``os.walk``), so no loop is entered.
 
     Raises:
         OSError: A folder that cannot be read; nothing is skipped in silence.

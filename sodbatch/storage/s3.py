@@ -47,7 +47,7 @@ def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
             "response_checksum_validation": "when_required",
         }
     try:
-        return s3fs.S3FileSystem(
+        filesystem = s3fs.S3FileSystem(
             anon=s3.anonymous,
             profile=s3.profile,
             endpoint_url=s3.endpoint_url,
@@ -57,8 +57,12 @@ def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+        filesystem.connect()  # makes the client, asks nobody
     except ProfileNotFound as error:
         raise UsageError(f"S3.profile: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"S3.endpoint_url, S3.region: {error}") from error
+    return filesystem
 
 
 def split(url: str) -> tuple[str, str, str | None]:
@@ -97,7 +101,7 @@ def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = No
 
 
 def list_pages(filesystem: Any, url: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects whose key starts as ``url`` does, a page (up to 1,000) at a time, in the store's order.
+    """Yield the objects whose key starts as ``url`` does, up to 1,000 at a time, in the store's order.
 
     AWS lists in the order of the keys; some other stores list folder by folder.
     """
@@ -105,9 +109,7 @@ def list_pages(filesystem: Any, url: str) -> Iterator[list[dict[str, Any]]]:
     token: dict[str, str] = {}
     while True:
         try:
-            page = filesystem.call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=prefix, **filesystem.req_kw, **token
-            )
+            page = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **filesystem.req_kw, **token)
         except Exception as error:
             raise translate(error) from error
         yield page.get("Contents", [])
@@ -120,6 +122,7 @@ def translate(error: Exception) -> Exception:
     """Turn what botocore and s3fs raise into this package's and Python's own errors."""
     from botocore.exceptions import (
         BotoCoreError,
+        ConnectionError,
         ConnectTimeoutError,
         HTTPClientError,
         NoCredentialsError,
@@ -141,10 +144,8 @@ def translate(error: Exception) -> Exception:
         code = str(response.get("Error", {}).get("Code", ""))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in _TRANSIENT_CODES or status >= 500 or status == 429:
-            return TransientError(
-                f"S3 answers {code or status}: {response.get('Error', {}).get('Message', '')}"
-            )
-    if isinstance(error, HTTPClientError) or type(error).__module__.startswith("aiohttp"):
+            return TransientError(f"S3 answers {code or status}: {response.get('Error', {}).get('Message', '')}")
+    if isinstance(error, (HTTPClientError, ConnectionError)) or type(error).__module__.startswith("aiohttp"):
         return TransientError(f"the connection to S3 failed: {error}")
     if isinstance(error, BotoCoreError):
         return OSError(str(error))

@@ -1,7 +1,7 @@
 """Names of files: what tables and logs may show of them, and what tells two of them apart. Pure functions.
 
-A source may carry secrets: ``user:password@`` before the host, or a query that grants access (a presigned URL).
-``display_uri`` and ``redact`` take these away; ``identity`` keeps only what says which object is meant.
+A source may carry secrets: ``user:password@`` before the host, or a query that grants access (a presigned
+URL). ``display_uri`` and ``redact`` take these away; ``identity`` keeps only what says which object is meant.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _USERINFO = re.compile(r"(?<=://)(?:[^/\s@'\"<>]*@|[^/\s@:'\"<>]+:(?!\d+(?:/|$))
 _HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s?'\"<>]*)\?[\w.~%\-]+=[^\s'\"<>]*")
 
-_SECRET_NAME = (
+_GRANTING_NAME = (
     r"x-(?:amz|goog|oss|obs|cos)-[\w\-]+|q-(?:sign|ak|key|header|url|signature)[\w\-]*"
     r"|[\w\-]*(?:token|secret|signature|passw|credential|api[_\-]?key|access[_\-]?key|accessid)[\w\-]*"
     r"|sig|sas|auth|authorization|pwd|expires|expiry|policy|key-pair-id"
 )
-_SECRET_PARAMETER = re.compile(_SECRET_NAME, re.IGNORECASE)
-_SECRET_VALUE = re.compile(
-    rf"((?<![\w\-])(?:{_SECRET_NAME})['\"]?\s*(?:=|%3D)\s*['\"]?)[^\s&;,'\"<>]+"
+_GRANTING_PARAMETER = re.compile(_GRANTING_NAME, re.IGNORECASE)
+_GRANTING_VALUE = re.compile(
+    rf"((?<![\w\-])(?:{_GRANTING_NAME})['\"]?\s*(?:=|%3D)\s*['\"]?)[^\s&;,'\"<>]+"
     r"|(authorization['\"]?\s*:\s*['\"]?)[^\r\n'\"]+",
     re.IGNORECASE,
 )
@@ -62,7 +62,7 @@ def scheme(source: str) -> str:
 
 
 def local_path(source: str) -> str | None:
-    """Return the path of a local file, as given or out of a ``file:`` URL; None when the source is not local."""
+    """Return the path of a local file, as given or out of a ``file:`` URL; None for what is not local."""
     if _CHAIN.search(source):
         return None
     match = _FILE.match(source)
@@ -124,21 +124,19 @@ def identity(source: str) -> str:
     parameters = parse_qsl(query, keep_blank_values=True)
     names = {name.lower() for name, _ in parameters}
     drop = (_AZURE_SAS if "sig" in names else set()) | ({"x-id"} if "x-amz-signature" in names else set())
-    kept = sorted(
-        (n, v) for n, v in parameters if n.lower() not in drop and not _SECRET_PARAMETER.fullmatch(n)
-    )
+    kept = sorted((n, v) for n, v in parameters if n.lower() not in drop and not _GRANTING_PARAMETER.fullmatch(n))
     return f"{shown}?{urlencode(kept)}" if kept else shown
 
 
 def redact(text: str) -> str:
-    """Take credentials and queries out of any text: each URL's userinfo and query, and values with secret names."""
+    """Take secrets out of any text: each URL's userinfo and query, and values with secret names."""
     text = _USERINFO.sub("", text)
     text = _QUERY.sub(r"\1?[redacted]", _HTTP_QUERY.sub(r"\1?[redacted]", text))
-    return _SECRET_VALUE.sub(lambda m: (m.group(1) or m.group(2)) + "[redacted]", text)
+    return _GRANTING_VALUE.sub(lambda m: (m.group(1) or m.group(2)) + "[redacted]", text)
 
 
 def display_column(sources: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return ``display_uri`` of every source (strings without nulls); plain paths and s3 URLs cost no Python."""
+    """Return ``display_uri`` of every source (strings, no nulls); plain paths and s3 URLs cost no Python."""
     sources = _one_chunk(sources)
     plain = pc.match_substring_regex(sources, _PLAIN)
     unusual = pc.match_substring_regex(sources, _NOT_PLAIN)
@@ -158,9 +156,7 @@ def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def _map_where(
-    mask: pa.Array, function: Callable[[str], str], sources: pa.Array, otherwise: pa.Array
-) -> pa.Array:
+def _map_where(mask: pa.Array, function: Callable[[str], str], sources: pa.Array, otherwise: pa.Array) -> pa.Array:
     """Return ``function(source)`` where the mask is true and ``otherwise`` elsewhere."""
     if not mask.true_count:
         return otherwise
