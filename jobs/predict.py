@@ -1,0 +1,7 @@
+"""The main job for ``ray job submit -- python jobs/predict.py -c ... -o ...``; takes the options of sodbatch predict."""
+
+import sys
+
+from sodbatch.cli import main
+
+sys.exit(main(["predict", *sys.argv[1:]]))

@@ -1,0 +1,5 @@
+"""``python -m sodbatch``."""
+
+from sodbatch.cli import entry
+
+entry()

@@ -1,0 +1,256 @@
+"""The command line: options become configuration keys, the work is done elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sodbatch import __version__
+from sodbatch.config import Config
+from sodbatch.config_file import load_config
+from sodbatch.errors import JobError, UsageError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+EXIT_CODES = (
+    "Exit codes: 0 all done; 3 done, with failed pictures; 2 wrong usage or configuration, nothing was started; "
+    "1 the job failed, what it had committed stays; 130 interrupted."
+)
+
+app = typer.Typer(
+    help="Small object detection (PP-YOLOE_plus_SOD) over very many pictures: manifests in, Parquet tables out.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="FILE|MODEL",
+        help="A YAML file, or the name of a packaged one such as PP-YOLOE_plus_SOD-L. Default: PP-YOLOE_plus_SOD-S.",
+    ),
+]
+OverrideOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--override",
+        metavar="Section.key=value",
+        help="Set any key of the configuration; may be repeated, the last one counts.",
+    ),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sodbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error (also SODBATCH_DEBUG=1).")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["SODBATCH_DEBUG"] = "1"
+
+
+@app.command(
+    epilog="Example: sodbatch predict --input s3://bucket/2026/ --output s3://bucket/tables "
+    f"-o Predict.threshold=0.4 -o S3.region=eu-central-1\n\n{EXIT_CODES}"
+)
+def predict(
+    config: ConfigOption = None,
+    override: OverrideOption = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="PATH",
+            help="A picture, folder, glob, URL or manifest (.txt .csv .jsonl .parquet, COCO .json); may be repeated. "
+            "Sets Predict.input.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="OUT", help="Where the tables go. Sets Global.output.")
+    ] = None,
+    model_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--model-dir",
+            metavar="DIR",
+            help="An inference folder; without it the official model is downloaded once. Sets Predict.model_dir.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="ray|inline", help="inline: one process, no Ray. Sets Predict.engine."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do the failed pictures again too. Sets Predict.retry_failed.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace tables made with other settings. Sets Output.on_mismatch."),
+    ] = False,
+    beside: Annotated[
+        bool,
+        typer.Option("--beside", help="Write beside tables made with other settings. Sets Output.on_mismatch."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved plan and stop: nothing is written.")
+    ] = False,
+) -> int:
+    """Detect objects in pictures and write them as tables.
+
+    Run the same command again to go on after an interruption, or to do only what is new.
+    """
+    if overwrite and beside:
+        raise UsageError("--overwrite and --beside: only one of them can be given")
+    settings: dict[str, Any] = {"Global.mode": "predict"}
+    if inputs:
+        settings["Predict.input"] = inputs if len(inputs) > 1 else inputs[0]
+    if output is not None:
+        settings["Global.output"] = output
+    if model_dir is not None:
+        settings["Predict.model_dir"] = model_dir
+    if engine is not None:
+        settings["Predict.engine"] = engine
+    if retry_failed:
+        settings["Predict.retry_failed"] = True
+    if overwrite or beside:
+        settings["Output.on_mismatch"] = "overwrite" if overwrite else "beside"
+    return _predict(load_config(config, override or (), settings), dry_run=dry_run)
+
+
+@app.command(
+    epilog="Example: sodbatch export -c PP-YOLOE_plus_SOD-S -o Export.weight_path=best_model.pdparams "
+    "-o Global.output=inference"
+)
+def export(config: ConfigOption = None, override: OverrideOption = None) -> int:
+    """Write an inference folder in PaddleX's format into Global.output.
+
+    The weights come from Export.weight_path (.pdparams); without it they are made from a seed, for trials only.
+    """
+    return _export(load_config(config, override or (), {"Global.mode": "export"}))
+
+
+@app.command()
+def models() -> None:
+    """List the official models: input size, published accuracy, where they come from, whether they are cached."""
+    from rich.console import Console
+
+    from sodbatch.catalog import table
+
+    Console().print(table())
+
+
+@app.command(epilog="Example: sodbatch show s3://bucket/tables -o S3.endpoint_url=http://localhost:8333")
+def show(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The folder or bucket prefix of a job's tables.")],
+    config: ConfigOption = None,
+    override: OverrideOption = None,
+) -> None:
+    """Print the summary, classes and worst errors of a job, from its files alone."""
+    loaded = load_config(config, override or ())
+    from sodbatch.storage import Storage
+    from sodbatch.summary import show as describe
+
+    typer.echo(describe(output, Storage(loaded.S3, loaded.Fetch)))
+
+
+@app.command(
+    epilog="Example: sodbatch run -c paddlex/configs/modules/small_object_detection/PP-YOLOE_plus_SOD-S.yaml "
+    '-o Global.mode=predict -o Predict.model_dir="./output/best_model/inference" -o Predict.input="demo.jpg"'
+    f"\n\n{EXIT_CODES}"
+)
+def run(config: ConfigOption = None, override: OverrideOption = None) -> int:
+    """Do what Global.mode says: takes the command lines of PaddleX's main.py."""
+    loaded = load_config(config, override or ())
+    mode = loaded.Global.mode
+    if mode == "predict":
+        return _predict(loaded)
+    if mode == "export":
+        return _export(loaded)
+    raise UsageError(f"Global.mode = {mode}: not part of this version of sodbatch, which has predict and export")
+
+
+def _predict(config: Config, *, dry_run: bool = False) -> int:
+    from sodbatch import predict_job
+
+    return predict_job.run(config, dry_run=dry_run)
+
+
+def _export(config: Config) -> int:
+    from sodbatch.model.export import export as write_folder
+    from sodbatch.storage import Storage
+
+    weights = config.Export.weight_path
+    storage = Storage(config.S3, config.Fetch)
+    folder = write_folder(config.Global.model, config.Global.output, weights, storage=storage)
+    origin = f"weights from {weights}" if weights else "UNTRAINED weights made from a seed: for trials only"
+    typer.echo(_redact(f"{config.Global.model}: inference folder written to {Path(folder).resolve()} ({origin})"))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Returns:
+        The exit code, as ``--help`` lists them.
+    """
+    logging.basicConfig(level=logging.WARNING, format="sodbatch: %(message)s", stream=sys.stderr)
+    try:
+        return app(args=arguments, prog_name="sodbatch", standalone_mode=False) or 0
+    except UsageError as error:
+        return _fail(str(error), EXIT_USAGE)
+    except JobError as error:
+        return _fail(str(error), EXIT_FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors, which typer keeps to itself
+            error.show()
+            return EXIT_USAGE
+        if os.environ.get("SODBATCH_DEBUG") == "1":
+            sys.stderr.write(_redact(traceback.format_exc()))
+            return EXIT_FAILED
+        first = (str(error).splitlines() or [""])[0]
+        return _fail(f"unexpected {type(error).__name__}: {first} (--debug shows where)", EXIT_FAILED)
+
+
+def entry() -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(main())
+
+
+def _fail(message: str, code: int) -> int:
+    for line in _redact(message).splitlines():
+        sys.stderr.write(f"sodbatch: {line}\n")
+    return code
+
+
+def _redact(text: str) -> str:
+    from sodbatch.storage import redact
+
+    return redact(text)
