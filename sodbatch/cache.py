@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """``$SODBATCH_CACHE``, or ``sodbatch`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``)."""
+    """``$SODBATCH_CACHE``, else ``sodbatch`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     own = os.environ.get("SODBATCH_CACHE")
     if own:
         return Path(own).expanduser()

@@ -102,9 +102,10 @@ class DetResult(dict[str, Any]):
         self.img["res"].save(path, **options)
 
     def _stem(self) -> str:
-        """The input's file name without suffix, with the page; for an array, time and chance, as PaddleX does."""
+        """The input's file name without suffix, with the page; for an array made up as in PaddleX."""
         if self["input_path"] is None:
-            name = self.__dict__.setdefault("_made_name", f"{int(time.time())}_{random.randint(1000, 9999)}")
+            made_up = f"{int(time.time())}_{random.randint(1000, 9999)}"  # noqa: S311 - a name, not a secret
+            name = self.__dict__.setdefault("_made_up_name", made_up)
         else:
             name = Path(self["input_path"]).stem
         return name if self["page_index"] is None else f"{name}_{self['page_index']}"

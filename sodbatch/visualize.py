@@ -19,7 +19,7 @@ PALETTE = (
     (255, 64, 64), (255, 196, 0), (0, 224, 255), (64, 255, 64), (255, 96, 255), (255, 128, 0),
     (112, 144, 255), (190, 255, 0), (255, 255, 255), (214, 120, 255), (255, 160, 160), (0, 255, 170),
 )  # fmt: skip
-"""RGB colours of classes 0, 1, ..., then from the start again; bright, as the ground is mostly dark or grey."""
+"""RGB colours of classes 0, 1, ..., then from the start again; bright, as ground is mostly dark."""
 
 SMALL_SIDE = 24
 """A box with a side under this many pixels is drawn with the thinnest line."""

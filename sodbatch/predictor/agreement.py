@@ -39,8 +39,8 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.boxes} boxes, {self.unmatched} without partner, score within {self.score_difference:.1g}, "
-            f"coordinates within {self.box_difference:.1g} px"
+            f"{self.boxes} boxes, {self.unmatched} without partner, "
+            f"score within {self.score_difference:.1g}, coordinates within {self.box_difference:.1g} px"
         )
 
     def as_dict(self) -> dict[str, Any]:

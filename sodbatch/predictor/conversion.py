@@ -76,7 +76,7 @@ def convert(
         folder: The model.
         backend: The backend's package, ``"openvino"`` or ``"onnxruntime"``.
         make: Makes the backend's predictor from an ONNX file.
-        make_reference: Makes the Paddle predictor to check against; called only if there is no cached verdict.
+        make_reference: Makes the Paddle predictor to check against, if there is no cached verdict.
 
     Raises:
         UsageError: If the cache folder cannot be written.
@@ -92,8 +92,8 @@ def convert(
             found = json.loads(verdict.read_text())
     except OSError as error:
         raise UsageError(
-            f"cannot cache the conversion in {home}: {error.strerror or error}; set SODBATCH_CACHE to a folder "
-            "that can be written, or use backend: paddle"
+            f"cannot cache the conversion in {home}: {error.strerror or error}; "
+            "set SODBATCH_CACHE to a folder that can be written, or use backend: paddle"
         ) from error
     return Conversion(graph if found["agrees"] else None, found["reason"])
 
@@ -157,7 +157,7 @@ def run_paddle2onnx(folder: ModelFolder, graph: Path) -> str | None:
     """Converts in a process of its own, which may crash; returns why it failed, or None."""
     arguments = [str(path.resolve()) for path in (folder.program, folder.params)] + [str(graph.resolve())]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - our own code on files given as arguments
             [sys.executable, "-c", _EXPORT, *arguments],
             cwd=graph.parent,
             stdout=subprocess.PIPE,

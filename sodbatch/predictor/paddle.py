@@ -57,7 +57,7 @@ class PaddlePredictor:
         self._batch_size = batch_size
         with program_with_floor(folder.program, score_floor) as program:
             if device == "cpu":
-                self.name, self._predictor = self._create_cpu(program, folder.params, threads or usable_cpus())
+                self._create_cpu(program, folder.params, threads or usable_cpus())
                 return
             gpu = int(device.partition(":")[2] or 0)
             if tensorrt:
@@ -95,20 +95,21 @@ class PaddlePredictor:
         )
         return np.split(boxes.reshape(-1, 6), np.cumsum(counts)[:-1])
 
-    def _create_cpu(self, program: Path, params: Path, threads: int) -> tuple[str, Any]:
+    def _create_cpu(self, program: Path, params: Path, threads: int) -> None:
+        self.name = "paddle-cpu"
         shape = (1, self._preprocess.height, self._preprocess.width, 3)
         try:
             self._predictor = _create_cpu(program, params, threads, onednn=True)
             self._run(np.zeros(shape, np.uint8), np.array([shape[1:3]], np.int32))
-            return "paddle-cpu", self._predictor
         except Exception as error:  # Paddle raises many kinds here, NotImplementedError among them
             lines = [line for line in str(error).splitlines() if line.strip()]
             log.warning(
-                "oneDNN cannot run this graph with Paddle %s, going on without it, which is 2 to 3 times slower: %s",
+                "oneDNN fails on this graph with Paddle %s; going on without it, 2 to 3 times slower: %s",
                 _paddle_version(),
                 lines[-1].strip() if lines else type(error).__name__,
             )
-            return "paddle-cpu-no-onednn", _create_cpu(program, params, threads, onednn=False)
+            self.name = "paddle-cpu-without-onednn"
+            self._predictor = _create_cpu(program, params, threads, onednn=False)
 
 
 def _create_cpu(program: Path, params: Path, threads: int, *, onednn: bool) -> Any:
@@ -150,9 +151,9 @@ def common_options(config: Any) -> Any:
 
 
 def _paddle_version() -> str:
-    import paddle
+    from paddle import version
 
-    return str(paddle.__version__)
+    return str(version.full_version)
 
 
 @contextmanager

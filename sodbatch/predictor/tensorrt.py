@@ -39,7 +39,7 @@ def create_tensorrt(
         from paddle.tensorrt.export import Input, PrecisionMode, TensorRTConfig, convert
     except ImportError as error:
         raise UsageError(
-            f"this Paddle has no TensorRT ({error}); use a GPU wheel with TensorRT installed, or tensorrt: false"
+            f"this Paddle has no TensorRT ({error}); install TensorRT beside a GPU wheel, or tensorrt: false"
         ) from error
     if program.suffix != ".json":
         raise UsageError(f"TensorRT needs a program in JSON, found {program.name}; use tensorrt: false")
@@ -57,9 +57,7 @@ def create_tensorrt(
         settings.precision_mode = PrecisionMode.FP16 if precision == "fp16" else PrecisionMode.FP32
         settings.save_model_dir = str(Path(folder) / "engine")
         convert(str(prefix), settings)
-        config = inference.Config(
-            f"{settings.save_model_dir}.json", f"{settings.save_model_dir}.pdiparams"
-        )
+        config = inference.Config(f"{settings.save_model_dir}.json", f"{settings.save_model_dir}.pdiparams")
         config.exp_disable_mixed_precision_ops({"feed", "fetch"})
         config.enable_use_gpu(GPU_MEMORY_POOL_MB, gpu)
         return inference.create_predictor(common_options(config))
