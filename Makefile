@@ -1,0 +1,55 @@
+# make demo and make test are all a fresh machine needs; make help lists the rest.
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint format lock bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    run the main job on a few drawn pictures and a small untrained model, in output/demo"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff format and fix"
+	@echo "make lock    write constraints.txt anew (needs uv)"
+	@echo "make bench   measure pictures a second"
+	@echo "make clean   remove $(VENV), caches and output/demo"
+	@echo "PYTHON=python3.11 chooses the interpreter, 3.10 to 3.12; found: $(or $(PYTHON),none)"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 found; install one, or give its path: make PYTHON=... $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+		|| { echo "$(PYTHON) is not Python 3.10 to 3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,s3,dev]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py output/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:
+	uv pip compile --universal --python-version 3.10 --upgrade --no-header --no-annotate --no-emit-index-url \
+		--extra cpu --extra s3 --extra dev --output-file constraints.txt pyproject.toml
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis output/demo
