@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UsageError
-from ..storage import Storage, redact
+from ..storage import Storage
 from .open import open_reader
 from .pictures import PictureList
-from .rows import SOURCE_SCHEMA, Reader, unify
+from .rows import SOURCE_SCHEMA, Reader, cannot_read, unify
 
 __all__ = ["Manifest", "open_manifest"]
 
@@ -129,4 +129,4 @@ def _stream(reader: Reader, rows: int) -> Iterator[pa.Table]:
     except UsageError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"cannot read {reader.name}: {redact(str(error))}") from error
+        raise cannot_read(reader.name, error) from error

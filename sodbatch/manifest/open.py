@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from ..errors import UsageError
-from ..storage import Storage, display_uri, local_path, local_source, redact, scheme
+from ..storage import Storage, display_uri, local_path, local_source, scheme
 from .coco import CocoManifest
 from .parquet import ParquetManifest, list_parts
 from .pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
-from .rows import Reader
+from .rows import Reader, cannot_read
 from .text import CsvManifest, JsonlManifest, TxtManifest
 
 _MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
@@ -32,10 +32,8 @@ def open_reader(source: str, storage: Storage, *, path_column: str | None, with_
         return _open(source, storage, path_column, with_etag, check)
     except UsageError:
         raise
-    except FileNotFoundError as error:
-        raise UsageError(f"no such input: {display_uri(source)}") from error
     except OSError as error:
-        raise UsageError(f"cannot read {display_uri(source)}: {redact(error.strerror or str(error))}") from error
+        raise cannot_read(display_uri(source), error) from error
 
 
 def _open(source: str, storage: Storage, path_column: str | None, with_etag: bool, check: bool) -> Reader:

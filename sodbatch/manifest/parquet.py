@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UsageError
-from ..storage import Storage, display_uri, redact
-from .rows import Rows, choose_base, find_path_column, list_bases, passthrough_fields, unify
+from ..storage import Storage, display_uri
+from .rows import Rows, cannot_read, choose_base, find_path_column, list_bases, passthrough_fields, unify
 
 _FOOTER_THREADS = 16
 _FIRST_ROWS = 1_000
@@ -81,7 +81,7 @@ class ParquetManifest:
                 footer = pq.ParquetFile(file)
                 rows, schema = footer.metadata.num_rows, footer.schema_arrow
         except (OSError, pa.ArrowException) as error:
-            raise UsageError(f"cannot read {display_uri(url)}: {redact(str(error))}") from error
+            raise cannot_read(display_uri(url), error) from error
         fields = [pa.field(field.name, _plain_type(field.type)) for field in schema]
         fields += [pa.field(name, pa.string()) for name in partitions if name not in schema.names]
         if len({field.name for field in fields}) < len(fields):

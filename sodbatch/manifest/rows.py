@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UsageError
-from ..storage import Storage, display_column, local_path
+from ..storage import Storage, display_column, local_path, redact
 from ..tables import RESERVED_COLUMNS
 
 PATH_COLUMNS = ("uri", "path", "image", "image_path", "file_name", "url")
@@ -86,6 +86,14 @@ class Rows:
         else:
             joined = pc.binary_join_element_wise(self.base.rstrip("/"), chosen, "/")
         return pc.replace_with_mask(paths, relative, joined)
+
+
+def cannot_read(name: str, error: Exception) -> UsageError:
+    """Say in one line why an input could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return UsageError(f"no such input: {name}")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UsageError(f"cannot read {name}: {' '.join(redact(reason).split())}")
 
 
 def join(base: str, path: str) -> str:

@@ -195,22 +195,22 @@ class JsonlManifest:
 
     def _column(self, name: str, kind: pa.DataType, chunk: list[tuple[int, dict[str, Any]]]) -> pa.Array:
         values = [_scalar(record.get(name)) for _, record in chunk]
-        try:
+        if _fits(values, kind):
             return pa.array(values, kind)
-        except (pa.ArrowException, OverflowError, TypeError):
-            line, value = next((line, v) for (line, _), v in zip(chunk, values) if not _fits(v, kind))
-            raise UsageError(
-                f"{self.name}, line {line}: {name} is {str(value)[:40]!r}, expected {kind} as in the lines before"
-            ) from None
+        line, value = next((line, v) for (line, _), v in zip(chunk, values) if not _fits([v], kind))
+        raise UsageError(
+            f"{self.name}, line {line}: {name} is {str(value)[:40]!r}, expected {kind} as in the lines before"
+        )
 
 
 def _scalar(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
+def _fits(values: list[Any], kind: pa.DataType) -> bool:
+    """Tell whether values are of a type without any conversion but that of integers to floats."""
     try:
-        pa.array([value], kind)
+        found = pa.array(values).type
     except (pa.ArrowException, OverflowError, TypeError):
         return False
-    return True
+    return found == kind or pa.types.is_null(found) or (pa.types.is_floating(kind) and pa.types.is_integer(found))

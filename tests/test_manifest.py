@@ -1,0 +1,513 @@
+"""Manifests: every kind of input becomes the same stream of source rows, and nothing is lost or changed on the way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fixtures_http import HttpServer
+from fixtures_s3 import S3Bucket
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sodbatch.config import FetchSection
+from sodbatch.errors import UsageError
+from sodbatch.manifest import Manifest, open_manifest
+from sodbatch.storage import Storage
+from sodbatch.tables import RESERVED_COLUMNS
+
+STORAGE = Storage()
+
+
+def rows_of(manifest: Manifest, rows: int = 10_000) -> list[dict[str, Any]]:
+    tables = list(manifest.tables(rows))
+    assert all(0 < len(table) <= rows for table in tables)
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def sources(inputs: str | list[str], **options: Any) -> list[str]:
+    return [row["source"] for row in rows_of(open_manifest(inputs, STORAGE, **options))]
+
+
+def write(path: Path, content: str | bytes = b"x") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+# --- pictures, folders, globs
+
+
+def test_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    manifest = open_manifest("a.jpg", STORAGE)
+    assert rows_of(manifest) == [{"source": path, "uri": path, "etag": None}]
+    assert manifest.count_hint() == 1
+
+
+def test_a_folder_gives_its_pictures_at_any_depth_in_order(tmp_path: Path) -> None:
+    names = ["b.JPG", "a/z.png", "a/a.tiff", "a-b.webp", "doc.pdf", "x.ras", "x.sr", "deep/er/p.pnm", "ä.jpeg", "d.dib"]
+    for name in [*names, "notes.txt", "jpg", "a.gif", ".hidden", "b.jpg.part"]:
+        write(tmp_path / name)
+    expected = sorted(str(tmp_path / name) for name in names)
+    manifest = open_manifest(str(tmp_path), STORAGE)
+    assert [row["uri"] for row in rows_of(manifest, rows=3)] == expected
+    assert sources(f"{tmp_path.as_uri()}/") == expected
+    assert manifest.count_hint() is None
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "a/*.jpg", "**/*.jpg", "a/?.jpg", "[ab]/*", "*/*/*.jpg", "a/**", "*/1.*"])
+def test_a_glob_matches_as_fsspec_does(tmp_path: Path, pattern: str) -> None:
+    for name in ["1.jpg", "a/1.jpg", "a/22.jpg", "a/b/1.jpg", "a/b/c/1.jpg", "b/1.png", "c/1.jpg", "a/1.txt"]:
+        write(tmp_path / name)
+    found = fsspec.filesystem("file").glob(f"{tmp_path}/{pattern}")
+    expected = [path for path in found if path.endswith((".jpg", ".png"))]
+    assert expected
+    assert sources(f"{tmp_path}/{pattern}") == sorted(expected)
+
+
+def test_a_file_with_the_characters_of_a_glob_in_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "img[1]*.jpg")
+    write(tmp_path / "img1.jpg")
+    assert sources(path) == [path]
+
+
+def test_a_list_keeps_its_order_and_its_repeats(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jpg"), write(tmp_path / "b.jpg")
+    manifest = open_manifest([b, a, str(tmp_path), a], STORAGE)
+    assert [row["source"] for row in rows_of(manifest)] == [b, a, a, b, a]
+    assert open_manifest([b, a], STORAGE).count_hint() == 2
+
+
+def test_urls_are_pictures_and_show_no_secret() -> None:
+    url = "https://user:pw@host/a.jpg?X-Amz-Signature=planted"
+    assert rows_of(open_manifest([url, "http://host/get?id=1"], STORAGE)) == [
+        {"source": url, "uri": "https://host/a.jpg", "etag": None},
+        {"source": "http://host/get?id=1", "uri": "http://host/get", "etag": None},
+    ]
+
+
+# --- text
+
+
+def test_txt(tmp_path: Path) -> None:
+    lines = ["/data/a.jpg", "s3://bucket/b.jpg", "c d.jpg", "sub/../e.jpg", "./f.jpg", "ü.jpg", "file:///g%20h.jpg"]
+    path = write(tmp_path / "list.txt", b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode() + b"\n  \n\n")
+    assert [(row["source"], row["uri"]) for row in rows_of(open_manifest(path, STORAGE), rows=2)] == [
+        ("/data/a.jpg", "/data/a.jpg"),
+        ("s3://bucket/b.jpg", "s3://bucket/b.jpg"),
+        (f"{tmp_path}/c d.jpg", f"{tmp_path}/c d.jpg"),
+        (f"{tmp_path}/e.jpg", f"{tmp_path}/e.jpg"),
+        (f"{tmp_path}/f.jpg", f"{tmp_path}/f.jpg"),
+        (f"{tmp_path}/ü.jpg", f"{tmp_path}/ü.jpg"),
+        ("file:///g%20h.jpg", "/g h.jpg"),
+    ]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text(min_size=1).filter(lambda t: t.strip() and not set("\n\r\0") & set(t) and t.isprintable())))
+def test_no_line_of_a_txt_is_lost_at_the_border_of_a_block(names: list[str]) -> None:
+    from sodbatch.manifest import text
+
+    storage = Storage()
+    storage.write_atomic("memory://border/list.txt", "\n".join(f"/{name}" for name in ["first", *names]).encode())
+    block, text._BLOCK_BYTES = text._BLOCK_BYTES, 7
+    try:
+        found = [row["source"] for row in rows_of(open_manifest("memory://border/list.txt", storage))]
+    finally:
+        text._BLOCK_BYTES = block
+    assert found == [f"/{name}" for name in ["first", *names]]
+
+
+_CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(), _CELL, _CELL), min_size=1, max_size=20))
+def test_csv_round_trip(records: list[tuple[int, str, str]]) -> None:
+    storage = Storage()
+    with storage.open("memory://csv/m.csv", "wb") as raw:
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        writer = csv.writer(text)
+        writer.writerows([("site", "image", "note"), *((s, f"/p{n}.jpg", t) for n, s, t in records)])
+        text.flush()
+        text.detach()
+    manifest = open_manifest("memory://csv/m.csv", storage)
+    assert manifest.passthrough == pa.schema({"site": pa.string(), "note": pa.string()})
+    assert [(r["source"], r["site"], r["note"]) for r in rows_of(manifest, rows=7)] == [
+        (f"/p{n}.jpg", s, t) for n, s, t in records
+    ]
+
+
+def test_csv_values_stay_text_and_empty_ones_stay_empty(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", ',path,code,when,flag\n0,/a.jpg,007,2024-01-01,true\n1,"/b,c.jpg",,NA,1e5\n')
+    assert [list(row.values())[3:] for row in rows_of(open_manifest(path, STORAGE))] == [
+        ["0", "007", "2024-01-01", "true"],
+        ["1", "", "NA", "1e5"],
+    ]
+    assert open_manifest(path, STORAGE).passthrough.names == ["column_0", "code", "when", "flag"]
+
+
+def test_jsonl_types_come_from_the_first_rows(tmp_path: Path) -> None:
+    records = [
+        {"path": "/a.jpg", "n": 1, "f": 1, "s": "x", "b": True, "late": None, "o": {"k": [1]}},
+        {"path": "/b.jpg", "n": 2, "f": 2.5, "late": None, "o": [1, 2]},
+    ]
+    path = write(tmp_path / "m.jsonl", "\n\n".join(json.dumps(record) for record in records))
+    manifest = open_manifest(path, STORAGE)
+    assert manifest.passthrough == pa.schema(
+        {
+            "n": pa.int64(),
+            "f": pa.float64(),
+            "s": pa.string(),
+            "b": pa.bool_(),
+            "late": pa.string(),
+            "o": pa.string(),
+        }
+    )
+    first, second = rows_of(manifest)
+    assert (first["n"], first["f"], first["b"], json.loads(first["o"])) == (1, 1.0, True, {"k": [1]})
+    assert (second["s"], second["b"], second["f"]) == (None, None, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"path": "/z.jpg", "n": "text"}', r"m\.jsonl, line 1502: n is 'text', expected int64"),
+        ('{"path": "/z.jpg", "n": 1.5}', r"line 1502: n is '1\.5', expected int64"),
+        ('{"path": "/z.jpg", "n": 9223372036854775808}', r"line 1502: n is '9223372036854775808', expected int64"),
+        ('{"path": 5, "n": 1}', r"line 1502: path is '5', expected string"),
+        ('{"path": "/z.jpg", "new": 1}', r"line 1502: new not among the columns"),
+        ('{"path": ', r"line 1502: not valid JSON"),
+        ("[1]", r"line 1502: expected an object, found list"),
+    ],
+)
+def test_a_jsonl_line_that_conflicts_is_named(tmp_path: Path, line: str, message: str) -> None:
+    good = "".join(f'{{"path": "/{i}.jpg", "n": {i}}}\n' for i in range(1500))
+    path = write(tmp_path / "m.jsonl", good + "\n" + line + "\n")
+    manifest = open_manifest(path, STORAGE)
+    with pytest.raises(UsageError, match=message):
+        rows_of(manifest)
+
+
+# --- Parquet
+
+
+def test_parquet_keeps_types(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "url": pa.array(["/a.jpg", "/b.jpg", "/c.jpg"]).dictionary_encode(),
+            "site": pa.array([1, None, 3], pa.int16()),
+            "when": pa.array([0, 1, 2], pa.timestamp("us", "UTC")),
+            "vector": pa.array([[1.0], [], None], pa.list_(pa.float32())),
+            "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
+        }
+    )
+    pq.write_table(table, tmp_path / "m.parquet")
+    manifest = open_manifest(str(tmp_path / "m.parquet"), STORAGE)
+    expected = table.schema.set(4, pa.field("kind", pa.string())).remove(0)
+    assert manifest.passthrough == expected
+    assert manifest.count_hint() == 3
+    read = pa.concat_tables(manifest.tables(2))
+    assert read["source"].to_pylist() == ["/a.jpg", "/b.jpg", "/c.jpg"]
+    assert read.select(expected.names).to_pylist() == table.drop_columns(["url"]).to_pylist()
+
+
+def test_a_folder_of_parts_with_partitions(tmp_path: Path) -> None:
+    for day, names in (("d=1", ["/a.jpg", "/b.jpg"]), ("d=x%20y", ["/c.jpg"])):
+        (tmp_path / "m" / day).mkdir(parents=True)
+        pq.write_table(pa.table({"path": names}), tmp_path / "m" / day / "part-0.parquet")
+    write(tmp_path / "m" / "_metadata.parquet", b"not parquet")
+    write(tmp_path / "m" / "_SUCCESS", b"")
+    manifest = open_manifest(str(tmp_path / "m"), STORAGE)
+    assert manifest.count_hint() == 3
+    assert [(r["source"], r["d"]) for r in rows_of(manifest)] == [("/a.jpg", "1"), ("/b.jpg", "1"), ("/c.jpg", "x y")]
+
+
+def test_parts_may_lack_columns_but_not_change_their_type(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["/a.jpg"]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"path": ["/b.jpg"], "n": [1]}), tmp_path / "1.parquet")
+    assert [row["n"] for row in rows_of(open_manifest(str(tmp_path), STORAGE))] == [None, 1]
+    pq.write_table(pa.table({"path": ["/c.jpg"], "n": ["1"]}), tmp_path / "2.parquet")
+    with pytest.raises(UsageError, match=r"column 'n' is int64 in .*1\.parquet and string in .*2\.parquet"):
+        open_manifest(str(tmp_path), STORAGE)
+
+
+def test_a_folder_with_pictures_and_parquet_is_a_folder_of_pictures(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["/elsewhere.jpg"]}), tmp_path / "a.parquet")
+    path = write(tmp_path / "b.jpg")
+    assert sources(str(tmp_path)) == [path]
+
+
+# --- COCO
+
+
+@pytest.mark.parametrize("folder", ["annotations", "images"])
+def test_coco(tmp_path: Path, folder: str) -> None:
+    images = [{"id": 7, "file_name": "a.jpg", "width": 4, "height": 3}, {"file_name": "b.jpg", "id": 8}]
+    document = {"info": {"a": [1, {"images": []}]}, "annotations": [{"id": 1}], "images": images, "categories": []}
+    path = write(tmp_path / folder / "m.json", json.dumps(document, indent=1))
+    write(tmp_path / "images" / "a.jpg")
+    manifest = open_manifest(path, STORAGE)
+    assert [tuple(row.values()) for row in rows_of(manifest)] == [
+        (f"{tmp_path}/images/a.jpg", f"{tmp_path}/images/a.jpg", None, 7, 4, 3),
+        (f"{tmp_path}/images/b.jpg", f"{tmp_path}/images/b.jpg", None, 8, None, None),
+    ]
+    assert manifest.passthrough.names == ["coco_image_id", "coco_width", "coco_height"]
+
+
+def test_coco_is_read_over_the_borders_of_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sodbatch.manifest import coco
+
+    monkeypatch.setattr(coco, "_BLOCK", 3)
+    images = [{"id": 10**i, "file_name": f"/ü{i}.jpg"} for i in range(12)]
+    path = write(tmp_path / "m.json", json.dumps({"n": 12345678, "images": images}, ensure_ascii=False))
+    assert [(r["coco_image_id"], r["source"]) for r in rows_of(open_manifest(path, STORAGE))] == [
+        (image["id"], image["file_name"]) for image in images
+    ]
+
+
+# --- paths and columns
+
+
+def test_relative_paths_are_beside_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "lists" / "img" / "b.jpg")
+    write(tmp_path / "img" / "a.jpg")
+    path = write(tmp_path / "lists" / "m.txt", "img/a.jpg\nimg/b.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    assert sources(path) == [f"{tmp_path}/lists/img/a.jpg", f"{tmp_path}/lists/img/b.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl", "parquet"])
+def test_relative_paths_are_under_the_working_directory_where_none_is_beside_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    write(tmp_path / "img" / "b.jpg")
+    path = tmp_path / "lists" / f"m.{kind}"
+    content = {
+        "txt": "img/a.jpg\nimg/b.jpg\n",
+        "csv": "path\nimg/a.jpg\nimg/b.jpg\n",
+        "jsonl": '{"path": "img/a.jpg"}\n{"path": "img/b.jpg"}\n',
+    }
+    write(path, content.get(kind, ""))
+    if kind == "parquet":
+        pq.write_table(pa.table({"path": ["img/a.jpg", "img/b.jpg"]}), path)
+    monkeypatch.chdir(tmp_path)
+    manifest = open_manifest(f"lists/m.{kind}", STORAGE)
+    monkeypatch.chdir("/")  # decided once: a worker elsewhere sees the same
+    streamed = rows_of(pickle.loads(pickle.dumps(manifest)))
+    assert [row["source"] for row in streamed] == [f"{tmp_path}/img/a.jpg", f"{tmp_path}/img/b.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "json"])
+def test_rows_without_a_path_stay_rows_of_their_own(tmp_path: Path, kind: str) -> None:
+    paths = ["/a.jpg", None, "  ", "/b.jpg", ""]
+    path = tmp_path / f"m.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"path": paths}), path)
+    elif kind == "csv":
+        write(path, "path,n\n" + "".join(f"{value or ''},1\n" for value in paths))
+    elif kind == "jsonl":
+        write(path, "\n".join(json.dumps({"path": value}) for value in paths))
+    else:
+        write(path, json.dumps({"images": [{"file_name": value} for value in paths]}))
+    rows = rows_of(open_manifest(str(path), STORAGE), rows=2)
+    assert [row["source"] for row in rows] == ["/a.jpg", "", "", "/b.jpg", ""]
+    assert [row["uri"] for row in rows] == ["/a.jpg", f"{path}#row=1", f"{path}#row=2", "/b.jpg", f"{path}#row=4"]
+
+
+def test_the_path_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", "url,picture,image\n/1,/2,/3\n")
+    assert sources(path) == ["/3"]
+    assert sources(path, path_column="picture") == ["/2"]
+    with pytest.raises(UsageError, match=r"lacks the column 'nope' \(its columns: url, picture, image\)"):
+        open_manifest(path, STORAGE, path_column="nope")
+    other = write(tmp_path / "o.csv", "a,b\n1,2\n")
+    with pytest.raises(UsageError, match=r"lacks a column named one of uri, path, .* \(its columns: a, b\)"):
+        open_manifest(other, STORAGE)
+
+
+def test_columns_that_the_tables_have_themselves_are_renamed(tmp_path: Path) -> None:
+    names = sorted((RESERVED_COLUMNS | {"source", "etag", "skip_pages", "pixels"}) - {"uri"})
+    path = write(tmp_path / "m.csv", ",".join([*names, "path", "mine"]) + "\n" + "1," * (len(names) + 1) + "2\n")
+    manifest = open_manifest(path, STORAGE)
+    assert manifest.passthrough.names == [*(f"manifest_{name}" for name in names), "mine"]
+    assert not set(manifest.passthrough.names) & RESERVED_COLUMNS
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two columns that would be called 'manifest_width'"):
+        open_manifest(write(tmp_path / "m.csv", "path,width,manifest_width\n/a,1,2\n"), STORAGE)
+
+
+def test_a_list_of_manifests_has_the_union_of_their_columns(tmp_path: Path) -> None:
+    first = write(tmp_path / "1.csv", "path,site\n/a.jpg,x\n")
+    second = write(tmp_path / "2.jsonl", '{"path": "/b.jpg", "n": 1}\n')
+    picture = write(tmp_path / "c.jpg")
+    manifest = open_manifest([first, second, picture], STORAGE)
+    assert manifest.passthrough == pa.schema({"site": pa.string(), "n": pa.int64()})
+    assert [(row["source"], row["site"], row["n"]) for row in rows_of(manifest)] == [
+        ("/a.jpg", "x", None),
+        ("/b.jpg", None, 1),
+        (picture, None, None),
+    ]
+    third = write(tmp_path / "3.csv", "path,n\n/a.jpg,1\n")
+    with pytest.raises(UsageError, match=r"column 'n' is int64 in .*2\.jsonl and string in .*3\.csv"):
+        open_manifest([second, third], STORAGE)
+
+
+def test_etags_only_where_asked_for(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.jpg")
+    os.utime(a, ns=(5, 5))
+    listed = write(tmp_path / "m.txt", f"a.jpg\n{tmp_path}/missing.jpg\n")
+    for inputs, expected in ((str(tmp_path), ["5-1"]), (a, ["5-1"]), (listed, ["5-1", None])):
+        assert [row["etag"] for row in rows_of(open_manifest(inputs, STORAGE, with_etag=True))] == expected
+        assert {row["etag"] for row in rows_of(open_manifest(inputs, STORAGE))} == {None}
+
+
+# --- what cannot be opened
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.jpg", None, r"no such input: .*missing\.jpg"),
+        ("missing.csv", None, r"no such input: .*missing\.csv"),
+        ("missing", None, "no such input"),
+        ("*.jpg", None, r"names no picture \(files that end in bmp"),
+        ("empty.txt", "", r"empty\.txt names no picture \(a path a line\)"),
+        ("latin.txt", b"/a.jpg\n/\xe4.jpg\n", r"latin\.txt, line 2: expected UTF-8"),
+        ("utf16.txt", "/a.jpg".encode("utf-16"), "line 1: expected UTF-8"),
+        ("empty.csv", "", r"empty\.csv is empty"),
+        ("header.csv", "path,n\n", "names no picture"),
+        ("ragged.csv", "path,n\n/a.jpg,1\n/b.jpg\n", "line 3: 1 columns where the header has 2"),
+        ("quote.csv", 'path\n"/a.jpg\n', "not valid CSV"),
+        ("empty.jsonl", "\n", "is empty"),
+        ("mixed.jsonl", '{"path": "/a", "n": 1}\n{"path": "/b", "n": "x"}', "column 'n': values of different types"),
+        ("bad.parquet", b"PAR1", r"cannot read .*bad\.parquet"),
+        ("list.json", '["/a.jpg"]', "expected a COCO file"),
+        ("other.json", '{"a": 1}', "there is no 'images'"),
+        ("cut.json", '{"images": [{"file_name": "/a.jpg"}, {"fi', "expected a COCO file"),
+        ("none.json", '{"images": []}', "names no picture"),
+        ("id.json", '{"images": [{"file_name": "/a.jpg", "id": "x"}]}', "id, width, height as integers"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_clear_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    if content is not None:
+        write(tmp_path / name, content)
+    with pytest.raises(UsageError, match=message) as caught:
+        rows_of(open_manifest(str(tmp_path / name), STORAGE))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inputs", ["", [], ["a.jpg", ""]])
+def test_no_input_at_all(inputs: str | list[str]) -> None:
+    with pytest.raises(UsageError, match=r"Predict\.input is empty"):
+        open_manifest(inputs, STORAGE)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names no picture"):
+        open_manifest(str(tmp_path), STORAGE)
+
+
+# --- streams
+
+
+def test_a_manifest_streams_the_same_again_and_elsewhere(tmp_path: Path) -> None:
+    for i in range(25):
+        write(tmp_path / f"{i % 5}" / f"{i}.jpg")
+    manifest = open_manifest(str(tmp_path), STORAGE)
+    first = pa.concat_tables(manifest.tables(4))
+    assert pa.concat_tables(pickle.loads(pickle.dumps(manifest)).tables(7)).equals(first)
+
+
+def test_a_long_list_is_not_read_ahead(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.txt", "".join(f"/data/{i:09d}.jpg\n" for i in range(500_000)))
+
+    class Watched(Storage):
+        def open(self, url: str, mode: str = "rb") -> Any:
+            self.file = super().open(url, mode)
+            return self.file
+
+    storage = Watched()
+    tables = open_manifest(path, storage).tables(1000)
+    assert len(next(tables)) <= 1000
+    assert storage.file.tell() < 8_500_000 < Path(path).stat().st_size
+    assert sum(len(table) for table in tables) + 1000 == 500_000
+
+
+# --- S3 and HTTP
+
+
+@pytest.fixture
+def s3_storage(s3_bucket: S3Bucket) -> Storage:
+    return Storage(s3_bucket.section, FetchSection(timeout_s=10, retries=0))
+
+
+def test_s3_pictures(s3_bucket: S3Bucket, s3_storage: Storage) -> None:
+    for name in ["p/a.jpg", "p/b/c.PNG", "p/b/d.txt", "q/e.jpg", "p/e f?#.jpg"]:
+        s3_bucket.put(name, b"x")
+    url = s3_bucket.url
+
+    def found(inputs: str | list[str]) -> list[str]:
+        return sorted(row["source"] for row in rows_of(open_manifest(inputs, s3_storage)))
+
+    assert found(f"{url}/p/a.jpg") == [f"{url}/p/a.jpg"]
+    assert found(f"{url}/p") == found(f"{url}/p/") == [f"{url}/p/a.jpg", f"{url}/p/b/c.PNG", f"{url}/p/e f?#.jpg"]
+    assert found(url) == [*found(f"{url}/p"), f"{url}/q/e.jpg"]
+    assert found(f"{url}/*/*.jpg") == [f"{url}/p/a.jpg", f"{url}/p/e f?#.jpg", f"{url}/q/e.jpg"]
+    assert found(f"{url}/p/**") == found(f"{url}/p")
+    assert found(f"{url}/p/e f?#.jpg") == [f"{url}/p/e f?#.jpg"]
+    etags = [row["etag"] for row in rows_of(open_manifest([f"{url}/p/a.jpg", f"{url}/q"], s3_storage, with_etag=True))]
+    assert etags == ["9dd4e461268c8034f5c8564e155c67a6"] * 2
+
+
+def test_s3_manifests(s3_bucket: S3Bucket, s3_storage: Storage) -> None:
+    url = s3_bucket.url
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"path": ["a.jpg"], "n": [1]}), buffer)
+    s3_bucket.put("m/parts.parquet/0.parquet", buffer.getvalue().to_pybytes())
+    s3_bucket.put("m/one.parquet", buffer.getvalue().to_pybytes())
+    s3_bucket.put("m/list.txt", b"a.jpg\n../up.jpg\ns3://other/b.jpg\n/local.jpg\n")
+    s3_bucket.put("m/t.csv", b"path,n\na.jpg,1\n")
+    s3_bucket.put("m/t.jsonl", b'{"path": "a.jpg", "n": 1}\n')
+    s3_bucket.put("annotations/c.json", b'{"images": [{"file_name": "a.jpg", "id": 1}]}')
+    s3_bucket.put("images/a.jpg", b"x")
+    expected = {
+        "m/list.txt": [f"{url}/m/a.jpg", f"{url}/up.jpg", "s3://other/b.jpg", "/local.jpg"],
+        "m/t.csv": [f"{url}/m/a.jpg"],
+        "m/t.jsonl": [f"{url}/m/a.jpg"],
+        "m/one.parquet": [f"{url}/m/a.jpg"],
+        "m/parts.parquet": [f"{url}/m/parts.parquet/a.jpg"],
+        "annotations/c.json": [f"{url}/images/a.jpg"],
+    }
+    found = {name: [row["source"] for row in rows_of(open_manifest(f"{url}/{name}", s3_storage))] for name in expected}
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "missing/", "missing.csv", "*.jpg", "missing.parquet"])
+def test_s3_no_such_input(s3_bucket: S3Bucket, s3_storage: Storage, name: str) -> None:
+    with pytest.raises(UsageError, match=r"no such input|names no picture"):
+        open_manifest(f"{s3_bucket.url}/{name}", s3_storage)
+    with pytest.raises(UsageError, match="no such input"):
+        open_manifest(f"s3://no-such-bucket/{name}", s3_storage)
+
+
+def test_a_manifest_over_http_and_presigned(s3_bucket: S3Bucket, http_server: HttpServer) -> None:
+    s3_bucket.put("m/list.csv", b"path,n\na.jpg,1\n")
+    manifest = open_manifest(s3_bucket.presign("m/list.csv"), STORAGE)
+    assert rows_of(manifest)[0]["uri"] == f"{s3_bucket.endpoint}/{s3_bucket.name}/m/a.jpg"
+    with pytest.raises(UsageError, match=r"cannot read|no such input") as caught:
+        open_manifest(s3_bucket.presign("m/list.csv").replace("Signature=", "Signature=0"), STORAGE)
+    assert "Signature" not in str(caught.value)
