@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sodbatch.threshold import Detections
@@ -30,7 +31,7 @@ class DetResult(dict[str, Any]):
         detections: Detections,
         labels: Sequence[str],
         *,
-        image: np.ndarray,
+        image: NDArray[np.uint8],
         input_path: str | None = None,
         page_index: int | None = None,
     ) -> DetResult:

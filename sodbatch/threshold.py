@@ -14,6 +14,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodbatch.errors import UsageError
 
@@ -56,9 +57,9 @@ class Detections:
         ValueError: If the arrays are not aligned or of another type.
     """
 
-    cls_id: np.ndarray
-    score: np.ndarray
-    boxes: np.ndarray
+    cls_id: NDArray[np.int32]
+    score: NDArray[np.float32]
+    boxes: NDArray[np.float32]
     capped: bool = False
 
     def __post_init__(self) -> None:
@@ -126,7 +127,9 @@ def _class_id(key: Any, num_classes: int) -> int:
     return int(key)
 
 
-def select(raw: np.ndarray, threshold: Threshold, height: int, width: int, keep_top_k: int) -> Detections:
+def select(
+    raw: NDArray[np.float32], threshold: Threshold, height: int, width: int, keep_top_k: int
+) -> Detections:
     """Keeps the boxes over their class's threshold, clipped to the picture.
 
     As PaddleX does: score > threshold strictly, in float32; class > -1 (-1 marks padding);

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sodbatch.threshold import Detections
@@ -27,7 +28,9 @@ SMALL_SIDE = 24
 Rectangle = tuple[int, int, int, int]
 
 
-def draw(image: np.ndarray, detections: Detections, labels: Sequence[str] | Mapping[int, str]) -> np.ndarray:
+def draw(
+    image: NDArray[np.uint8], detections: Detections, labels: Sequence[str] | Mapping[int, str]
+) -> NDArray[np.uint8]:
     """Draws boxes and labels on a copy of a picture.
 
     Args:
@@ -96,7 +99,7 @@ def _label_order(detections: Detections) -> list[int]:
     return best.tolist() + [i for i in by_score.tolist() if i not in set(best.tolist())]
 
 
-def _occupied(frames: Sequence[Rectangle], height: int, width: int, small: int) -> np.ndarray:
+def _occupied(frames: Sequence[Rectangle], height: int, width: int, small: int) -> NDArray[np.bool_]:
     """bool [H, W]: pixels that no label may cover: small objects whole, of large ones the outline."""
     taken = np.zeros((height, width), bool)
     for x0, y0, x1, y1 in frames:
@@ -109,7 +112,7 @@ def _occupied(frames: Sequence[Rectangle], height: int, width: int, small: int) 
     return taken
 
 
-def _free_place(frame: Rectangle, width: int, height: int, taken: np.ndarray) -> Rectangle | None:
+def _free_place(frame: Rectangle, width: int, height: int, taken: NDArray[np.bool_]) -> Rectangle | None:
     """The first free place for a label of this size: above, below, right, left, inside the box's corner.
 
     Each is moved into the picture first.

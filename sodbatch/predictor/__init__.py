@@ -10,7 +10,7 @@ from sodbatch.errors import UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor.base import Predictor
 
-__all__ = ["Predictor", "create_predictor"]
+__all__ = ["Predictor", "check_choice", "create_predictor"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def create_predictor(
     Raises:
         UsageError: If what is asked for does not exist or is not installed.
     """
-    _check(backend, device, precision, tensorrt)
+    check_choice(backend=backend, device=device, threads=threads, precision=precision, tensorrt=tensorrt)
 
     def paddle(floor: float = score_floor) -> Predictor:
         from sodbatch.predictor.paddle import PaddlePredictor
@@ -103,7 +103,14 @@ def create_predictor(
     return predictor, f"{predictor.name}: {why}; {conversion.reason}"
 
 
-def _check(backend: str, device: str, precision: str, tensorrt: bool) -> None:
+def check_choice(*, backend: str, device: str, threads: int | None, precision: str, tensorrt: bool) -> None:
+    """Refuses what :func:`create_predictor` cannot make, before anything is loaded.
+
+    Raises:
+        UsageError: Naming the argument and what is allowed.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}; expected a whole number from 1 on, or none for all cores")
     if backend not in ("auto", "paddle", "openvino", "onnxruntime"):
         raise UsageError(f"backend is {backend!r}; expected auto, paddle, openvino or onnxruntime")
     kind, _, index = device.partition(":")

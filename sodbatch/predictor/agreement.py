@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Agreement:
 
 
 def compare(
-    reference: np.ndarray,
-    other: np.ndarray,
+    reference: NDArray[np.float32],
+    other: NDArray[np.float32],
     *,
     score_tolerance: float,
     box_tolerance: float,
@@ -91,7 +92,9 @@ def compare(
     return total
 
 
-def _compare_class(a: np.ndarray, b: np.ndarray, tolerances: np.ndarray, certain: float) -> Agreement:
+def _compare_class(
+    a: NDArray[np.float32], b: NDArray[np.float32], tolerances: NDArray[np.float64], certain: float
+) -> Agreement:
     score = np.abs(a[:, None, 1] - b[None, :, 1])
     box = np.abs(a[:, None, 2:] - b[None, :, 2:]).max(axis=2)
     cost = np.maximum(score / tolerances[0], box / tolerances[1])
@@ -113,7 +116,7 @@ def _compare_class(a: np.ndarray, b: np.ndarray, tolerances: np.ndarray, certain
 
 
 def _at_nearest(
-    score: np.ndarray, box: np.ndarray, cost: np.ndarray, counts: np.ndarray
+    score: NDArray[np.float32], box: NDArray[np.float32], cost: NDArray[np.float32], counts: NDArray[np.bool_]
 ) -> tuple[float, float]:
     """Largest differences of score and coordinate between the boxes that count and their nearest."""
     rows = np.flatnonzero(counts)

@@ -6,6 +6,7 @@ import os
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Predictor(Protocol):
@@ -18,7 +19,7 @@ class Predictor(Protocol):
     name: str
     """Backend and device, such as ``"paddle-cpu"`` or ``"openvino"``."""
 
-    def predict(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """Runs the graph.
 
         Args:
@@ -32,7 +33,7 @@ class Predictor(Protocol):
         ...
 
 
-def by_class_and_score(raw: np.ndarray) -> np.ndarray:
+def by_class_and_score(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """Orders raw boxes [n, 6] as Paddle's NMS emits them: by class, in a class by descending score."""
     return raw[np.lexsort((-raw[:, 1], raw[:, 0]))]
 

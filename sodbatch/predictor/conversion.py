@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from sodbatch.cache import cache_dir
 from sodbatch.errors import UsageError
@@ -115,7 +116,7 @@ def _convert_and_check(
     """Converts, checks, and tries again with a fresh process; leaves ``graph`` behind only if it agrees."""
     log.info("converting %s to ONNX and checking the result against Paddle", folder.model_name)
     images, sizes = sample_pictures(folder.preprocess)
-    reference: list[np.ndarray] | None = None
+    reference: list[NDArray[np.float32]] | None = None
     failure = ""
     for attempt in range(1, ATTEMPTS + 1):
         with tempfile.TemporaryDirectory(prefix=".making-", dir=graph.parent) as making:
@@ -138,7 +139,9 @@ def _convert_and_check(
     return {"agrees": False, "reason": failure}
 
 
-def agreement_of(reference: list[np.ndarray], found: list[np.ndarray], keep_top_k: int) -> Agreement:
+def agreement_of(
+    reference: list[NDArray[np.float32]], found: list[NDArray[np.float32]], keep_top_k: int
+) -> Agreement:
     """Compares raw boxes of several pictures within the tolerances for converted graphs."""
     total = Agreement()
     for expected, boxes in zip(reference, found, strict=True):
@@ -175,7 +178,7 @@ def run_paddle2onnx(folder: ModelFolder, graph: Path) -> str | None:
     return f"exit code {done.returncode}, {lines[-1] if lines else 'no output'}"
 
 
-def sample_pictures(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+def sample_pictures(preprocess: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Made-up pictures to check on: a gradient with noise under few, many and very many rectangles.
 
     Returns:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodbatch.errors import UsageError
 from sodbatch.predictor.base import by_class_and_score, usable_cpus
@@ -66,11 +67,11 @@ class ONNXRuntimePredictor:
         self._output = self._session.get_outputs()[0].name
         self._pool = ThreadPoolExecutor(streams, thread_name_prefix="onnxruntime")
 
-    def predict(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """See :meth:`sodbatch.predictor.base.Predictor.predict`."""
         factors = self._preprocess.scale_factors(sizes)
 
-        def run(i: int) -> np.ndarray:
+        def run(i: int) -> NDArray[np.float32]:
             inputs = {
                 "image": self._preprocess.normalize(images[i : i + 1]),
                 "scale_factor": factors[i : i + 1],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodbatch.predictor.base import by_class_and_score, usable_cpus
 from sodbatch.preprocess import Preprocess
@@ -54,10 +55,10 @@ class OpenVINOPredictor:
         self._queue = ov.AsyncInferQueue(compiled, streams)
         self._queue.set_callback(_keep_boxes)
 
-    def predict(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """See :meth:`sodbatch.predictor.base.Predictor.predict`."""
         factors = self._preprocess.scale_factors(sizes)
-        results: list[np.ndarray] = [np.empty((0, 6), np.float32)] * len(images)
+        results: list[NDArray[np.float32]] = [np.empty((0, 6), np.float32)] * len(images)
         for i in range(len(images)):
             self._queue.start_async(
                 {"image": images[i : i + 1], "scale_factor": factors[i : i + 1]}, (results, i)
@@ -66,7 +67,7 @@ class OpenVINOPredictor:
         return results
 
 
-def _keep_boxes(request: Any, slot: tuple[list[np.ndarray], int]) -> None:
+def _keep_boxes(request: Any, slot: tuple[list[NDArray[np.float32]], int]) -> None:
     results, i = slot
     results[i] = by_class_and_score(request.get_output_tensor(0).data.reshape(-1, 6))
 

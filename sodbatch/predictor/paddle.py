@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor.base import usable_cpus
@@ -71,15 +72,15 @@ class PaddlePredictor:
                 self.name = f"paddle-gpu-{precision}"
                 self._predictor = _create_gpu(program, folder.params, gpu, precision)
 
-    def predict(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """See :meth:`sodbatch.predictor.base.Predictor.predict`."""
-        results: list[np.ndarray] = []
+        results: list[NDArray[np.float32]] = []
         for start in range(0, len(images), self._batch_size):
             chunk = slice(start, start + self._batch_size)
             results += self._run(images[chunk], sizes[chunk])
         return results
 
-    def _run(self, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    def _run(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         inputs = {
             "image": self._preprocess.normalize(images),
             "scale_factor": self._preprocess.scale_factors(sizes),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sodbatch.errors import UsageError
 from sodbatch.preprocess import Preprocess
@@ -44,7 +45,7 @@ def create_tensorrt(
     if program.suffix != ".json":
         raise UsageError(f"TensorRT needs a program in JSON, found {program.name}; use tensorrt: false")
 
-    def shaped(*shape: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def shaped(*shape: int) -> tuple[NDArray[np.float32], ...]:
         least, most = np.ones((1, *shape), np.float32), np.ones((batch_size, *shape), np.float32)
         return least, most, most
 
