@@ -92,7 +92,7 @@ class RayEngine:
         context.execution_no_progress_timeout_s = self._config.Resources.no_progress_timeout_s
         context.actor_task_retry_on_errors = False
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        monitor = _Monitor.options(scheduling_strategy=here).remote()
+        monitor = ray.remote(_Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
         files = ray.put(read_model_files(pipeline.infer.folder))
         load_cpus = self._config.Resources.cpus_per_load_task
         with _Relay(monitor, listener):
@@ -160,7 +160,8 @@ def _waves(pending: Iterable[pa.Table], block_rows: int) -> Iterator[list[pa.Tab
     def put(item: pa.Table | BaseException | None) -> None:
         while not stopped.is_set():
             try:
-                return tables.put(item, timeout=1.0)
+                tables.put(item, timeout=1.0)
+                return
             except queue.Full:
                 continue
 
@@ -220,7 +221,7 @@ class _InferActor:
         return self._infer(loaded)
 
 
-class _Sink(ray.data.Datasink):
+class _Sink(ray.data.Datasink[None]):
     """Hands blocks of about a shard to Write, which commits them itself."""
 
     def __init__(self, write: Write, shard_size: int, monitor: Any) -> None:
@@ -238,7 +239,6 @@ class _Sink(ray.data.Datasink):
             self._monitor.written.remote(self._write(pa.concat_tables(tables)))
 
 
-@ray.remote(num_cpus=0)
 class _Monitor:
     """Collects what the workers report until the driver asks."""
 

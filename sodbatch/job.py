@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +14,8 @@ from sodbatch.config import Config
 from sodbatch.errors import UsageError
 from sodbatch.fetch import Fetcher
 from sodbatch.manifest import Manifest, open_manifest
-from sodbatch.model.download import download_model
-from sodbatch.model.folder import ModelFolder, open_model_folder
+from sodbatch.model.find import find_model
+from sodbatch.model.folder import ModelFolder
 from sodbatch.output import choose_output
 from sodbatch.pipeline import InferSpec, Pipeline
 from sodbatch.resources import ActorPlan
@@ -56,21 +57,24 @@ def resolve(config: Config) -> Job:
     """
     predict = config.Predict
     if not predict.input:
-        raise UsageError("Predict.input is not set; name a picture, a folder, a glob, a URL or a manifest (-o Predict.input=...)")
+        raise UsageError(
+            "Predict.input is not set; name a picture, a folder, a glob, a URL or a manifest (-o Predict.input=...)"
+        )
     storage = Storage(config.S3, config.Fetch)
-    folder = open_model_folder(predict.model_dir or download_model(config.Global.model), storage)
+    folder = find_model(config.Global.model, predict.model_dir, storage)
     threshold = resolve_threshold(predict.threshold, folder.draw_threshold, len(folder.labels))
     manifest = open_manifest(predict.input, storage, path_column=predict.path_column, with_etag=predict.id_from_etag)
     partition = config.Output.partition_by
     if partition is not None and partition not in manifest.passthrough.names:
         raise UsageError(
-            f"Output.partition_by: the manifest has no column {partition!r}; it has {manifest.passthrough.names or 'none to pass through'}"
+            f"Output.partition_by is {partition!r}, but the columns that the manifest passes through are "
+            f"{', '.join(manifest.passthrough.names) or 'none'}"
         )
-    fields = {
+    fields: dict[str, Any] = {
         "model": folder.model_name,
         "model_fingerprint": folder.fingerprint,
         "threshold": list(threshold.per_class),
-        "preprocess": asdict(folder.preprocess),
+        "preprocess": json.loads(json.dumps(asdict(folder.preprocess))),
         "id_from_etag": predict.id_from_etag,
         "columns": {field.name: str(field.type) for field in manifest.passthrough},
         "partition_by": partition,
@@ -104,7 +108,8 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
     write = Write(job.output, job.storage, run, passthrough, config.Output.partition_by, tuple(companions))
     load = Load(fetcher, config.Limits, preprocess, passthrough)
     block_rows = pictures_per_block(preprocess) if actors.gpus else min(16, pictures_per_block(preprocess))
-    return Pipeline(load, infer, write, block_rows, shard_size(config.Output.shard_size, job.folder, actors))
+    rows = shard_size(config.Output.shard_size, job.folder, actors)
+    return Pipeline(load, infer, write, min(block_rows, rows), rows)
 
 
 def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:
@@ -125,5 +130,3 @@ def drawing(job: Job) -> DrawPictures:
     fetcher = Fetcher(job.storage, job.config.Fetch, job.config.Limits)
     limits, min_boxes = job.config.Limits, job.config.Visualize.min_boxes
     return DrawPictures(job.output, job.storage, fetcher, limits, job.folder.labels, min_boxes)
-
-

@@ -83,7 +83,9 @@ def read_record(output: str, storage: Storage) -> dict[str, Any] | None:
             return dict(record)
     except (ValueError, KeyError, TypeError):
         pass
-    raise UsageError(f"{display_uri(url)} is not the record of a run; delete it with its folder, or use another Global.output")
+    raise UsageError(
+        f"{display_uri(url)} is not the record of a run; delete it with its folder, or use another Global.output"
+    )
 
 
 def begin(output: str, fields: dict[str, Any], storage: Storage) -> int:

@@ -185,7 +185,9 @@ def _print_plan(job: Job, engine: Engine, console: Console) -> None:
         f"engine     {engine.description}\n"
         f"blocks     {pipeline.block_rows} pictures, parts of about {pipeline.shard_size}\n"
         f"output     {display_uri(job.output)}",
-        highlight=False, markup=False, soft_wrap=True,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -198,5 +200,7 @@ def _print_result(job: Job, summary: dict[str, Any], console: Console) -> None:
         f"tables:   {summary['pictures']:,} pictures, {summary[OK]:,} ok, {summary[FAILED]:,} failed"
         f"{f' ({errors})' if errors else ''}; {summary['detections']:,} boxes\n"
         f"          {output}/images, {output}/detections, {output}/summary.json",
-        highlight=False, markup=False, soft_wrap=True,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )

@@ -39,7 +39,9 @@ class ActorPlan:
     threads: int
 
     def __str__(self) -> str:
-        number = f"{self.min_actors}" if self.min_actors == self.max_actors else f"{self.min_actors} to {self.max_actors}"
+        number = (
+            f"{self.min_actors}" if self.min_actors == self.max_actors else f"{self.min_actors} to {self.max_actors}"
+        )
         each = f"{self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs" if self.gpus else "")
         return f"{number} actors of {each} and {self.threads} threads"
 
@@ -89,8 +91,14 @@ def _on_cpus(nodes: list[Node]) -> tuple[int, float, int]:
 
 
 def _on_gpus(nodes: list[Node], resources: ResourcesSection, total_cpus: float) -> tuple[int, float, int]:
-    actors = int(sum(node.gpus // resources.gpus_per_actor if resources.gpus_per_actor >= 1 else
-                     int(node.gpus / resources.gpus_per_actor) for node in nodes))
+    actors = int(
+        sum(
+            node.gpus // resources.gpus_per_actor
+            if resources.gpus_per_actor >= 1
+            else int(node.gpus / resources.gpus_per_actor)
+            for node in nodes
+        )
+    )
     if actors == 0 and resources.actors == "auto":
         raise UsageError(
             "Global.device is gpu, but no machine of the cluster has a free GPU; use Global.device=cpu, or name "

@@ -195,7 +195,9 @@ class Infer:
         """Return a table of :func:`sodbatch.tables.inferred_schema`, row by row that of the table given."""
         images = _pixels_of(loaded["pixels"], self.shape)
         valid = loaded["pixels"].is_valid().to_numpy()
-        sizes = np.stack([loaded["height"].to_numpy()[valid], loaded["width"].to_numpy()[valid]], axis=1).astype(np.int32)
+        sizes = np.stack([loaded["height"].to_numpy()[valid], loaded["width"].to_numpy()[valid]], axis=1).astype(
+            np.int32
+        )
         started = time.perf_counter()
         found = iter(predict_each(self.predictor, images, sizes))
         results = [next(found) if ok else None for ok in valid]
@@ -249,4 +251,6 @@ def predict_each(predictor: Predictor, images: np.ndarray, sizes: np.ndarray) ->
             message = f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:500]}"
             return [PictureError(ErrorClass.PREDICTOR_FAILURE, message)]
         half = len(images) // 2
-        return predict_each(predictor, images[:half], sizes[:half]) + predict_each(predictor, images[half:], sizes[half:])
+        return predict_each(predictor, images[:half], sizes[:half]) + predict_each(
+            predictor, images[half:], sizes[half:]
+        )

@@ -76,7 +76,9 @@ SOURCE_COLUMNS = ("source", "uri", "etag")
 
 PENDING = pa.schema(
     [
-        _field("source", pa.string(), "what is fetched; may carry a secret, so it never reaches a table", nullable=False),
+        _field(
+            "source", pa.string(), "what is fetched; may carry a secret, so it never reaches a table", nullable=False
+        ),
         _field("uri", pa.string(), "the same without credentials or query", nullable=False),
         _field("input_id", pa.string(), "id of the input", nullable=False),
         _field("page_count", pa.int32(), "pages of the input, where an earlier run has seen them"),
@@ -118,7 +120,9 @@ RESERVED_COLUMNS = frozenset(
 """Names that a manifest's column may not have; such a column is renamed ``manifest_<name>``."""
 
 
-def detections_array(per_picture: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None], labels: tuple[str, ...]) -> pa.Array:
+def detections_array(
+    per_picture: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None], labels: tuple[str, ...]
+) -> pa.Array:
     """Build the list column of boxes.
 
     Args:
@@ -131,7 +135,12 @@ def detections_array(per_picture: list[tuple[np.ndarray, np.ndarray, np.ndarray]
     score = np.concatenate([np.empty(0, np.float32), *(picture[1] for picture in found)]).astype(np.float32)
     boxes = np.concatenate([np.empty((0, 4), np.float32), *(picture[2] for picture in found)]).astype(np.float32)
     label = pa.DictionaryArray.from_arrays(pa.array(cls_id), pa.array(labels, pa.string())).cast(pa.string())
-    columns = [pa.array(cls_id), label, pa.array(score), *(pa.array(np.ascontiguousarray(boxes[:, i])) for i in range(4))]
+    columns = [
+        pa.array(cls_id),
+        label,
+        pa.array(score),
+        *(pa.array(np.ascontiguousarray(boxes[:, i])) for i in range(4)),
+    ]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     failed = np.array([picture is None for picture in per_picture])
     values = pa.StructArray.from_arrays(columns, fields=list(DETECTION))

@@ -109,7 +109,9 @@ class Write:
             "created_at": datetime.now(timezone.utc),
         }
         columns = [
-            pa.repeat(pa.scalar(constants[field.name], field.type), len(rows)) if field.name in constants else rows[field.name]
+            pa.repeat(pa.scalar(constants[field.name], field.type), len(rows))
+            if field.name in constants
+            else rows[field.name]
             for field in schema
         ]
         return pa.table(columns, schema=schema)

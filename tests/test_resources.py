@@ -39,7 +39,10 @@ def test_gpu_pools(nodes: list[Node], options: dict[str, float], actors: int, gp
     assert (plan.min_actors, plan.gpus) == (actors, gpus)
 
 
-@given(st.lists(st.builds(Node, st.integers(1, 256), st.integers(0, 8)), min_size=1, max_size=50), st.sampled_from(["cpu", "gpu"]))
+@given(
+    st.lists(st.builds(Node, st.integers(1, 256), st.integers(0, 8)), min_size=1, max_size=50),
+    st.sampled_from(["cpu", "gpu"]),
+)
 def test_a_cpu_is_always_left_to_the_other_stages(nodes: list[Node], device: str) -> None:
     if device == "gpu" and not any(node.gpus for node in nodes):
         with pytest.raises(UsageError, match="no machine of the cluster has a free GPU"):

@@ -126,7 +126,10 @@ def test_pixels_survive_slicing_and_concatenation(tmp_path: Path) -> None:
     sources = [picture(tmp_path, f"{value}.png", value) for value in (50, 100, 150, 200)]
     [loaded] = load()(pending_rows([*sources[:2], str(tmp_path / "gone.png"), *sources[2:]]))
     shuffled = pa.concat_tables([loaded.slice(3), loaded.slice(1, 2)])
-    scores = [None if boxes is None else round(boxes[0]["score"] * 255) for boxes in infer()(shuffled)["detections"].to_pylist()]
+    scores = [
+        None if boxes is None else round(boxes[0]["score"] * 255)
+        for boxes in infer()(shuffled)["detections"].to_pylist()
+    ]
     assert scores == [150, 200, 100, None]
 
 

@@ -45,7 +45,12 @@ def test_failed_pictures_are_rows_with_null_results_and_an_empty_detections_part
     written = write(tmp_path)(inferred_rows(IDS, failed=True))
     assert (written.pictures, written.failed) == (4, 4)
     [row, *_] = pq.read_table(next(tmp_path.glob("images/*"))).to_pylist()
-    assert (row["status"], row["error_class"], row["detections"], row["num_detections"]) == ("failed", "missing", None, None)
+    assert (row["status"], row["error_class"], row["detections"], row["num_detections"]) == (
+        "failed",
+        "missing",
+        None,
+        None,
+    )
     assert len(pq.read_table(next(tmp_path.glob("detections/*")))) == 0
 
 

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from sodbatch.cache import cache_dir
 from sodbatch.model.folder import CONFIG_NAMES, ModelFolder
 
 
@@ -16,15 +17,14 @@ def read_model_files(folder: ModelFolder) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (folder.program, folder.params, config)}
 
 
-def install_model_files(folder: ModelFolder, files: dict[str, bytes], cache: Path) -> ModelFolder:
-    """Write a model's files to this machine's cache, once, and return the folder there.
+def install_model_files(folder: ModelFolder, files: dict[str, bytes]) -> ModelFolder:
+    """Write a model's files to this machine's cache, once a fingerprint, and return the folder there.
 
     Args:
         folder: The folder on the machine that it comes from.
         files: Its files, from :func:`read_model_files`.
-        cache: This machine's cache; the folder is named by the model's fingerprint.
     """
-    target = cache / "models" / folder.fingerprint
+    target = cache_dir() / "transferred" / folder.fingerprint
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
