@@ -22,6 +22,9 @@ from .headers import Header, read_header
 OPENCV_MAX_PIXELS, OPENCV_MAX_SIDE = 2**30, 2**20
 """OpenCV's own bounds, which it reads from the environment when it is loaded; ``max_pixels`` cannot pass them."""
 
+# What OpenCV would print about a damaged picture is the error of its row.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 _DOCUMENTS = {"tiff": tiff_pages, "pdf": pdf_pages}
 
 

@@ -10,6 +10,7 @@ import io
 import math
 import re
 import threading
+import warnings
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ from .errors import ErrorClass, PictureError
 PDF_SCALE = 2.0
 PDF_MIN_SCALE = 0.1
 PDF_MAX_PIXELS = 178_956_970
+
+# What Pillow warns of in a damaged TIFF is in its page's error, or did no harm.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 _pdfium_lock = threading.Lock()
 """PDFium must not be entered by two threads of a process, not even for different documents."""

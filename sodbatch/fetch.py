@@ -5,6 +5,7 @@ What cannot be fetched is a :class:`PictureError`, the value of its row.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import random
 import time
@@ -134,7 +135,7 @@ def _class_of(error: Exception) -> tuple[ErrorClass, bool]:
         return ErrorClass.MISSING, False
     if isinstance(error, PermissionError):
         return ErrorClass.FORBIDDEN, False
-    if isinstance(error, TimeoutError):
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return ErrorClass.TIMEOUT, True
     if isinstance(error, ConnectionError) or number in _TRANSIENT_ERRNO:
         return ErrorClass.UNAVAILABLE, True

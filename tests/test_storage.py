@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -61,6 +62,8 @@ def storage() -> Storage:
         ("s3://bucket/mail@host.jpg", "s3://bucket/mail@host.jpg"),
         ("HTTPS://user:pass@host:8080/a.jpg?X-Amz-Signature=1#f", "https://host:8080/a.jpg"),
         ("http://host/a?id=5", "http://host/a"),
+        ("http://host:80?mail=a@b", "http://host:80"),
+        ("http://host?mail=a@b", "http://host"),
         ("http://[::1]:80/a", "http://[::1]:80/a"),
         ("zip://in.jpg::https://u:p@host/a.zip?sig=1", "zip://in.jpg::https://host/a.zip"),
         ("gs://bucket/a", "gs://bucket/a"),
@@ -284,11 +287,21 @@ def test_any_fsspec_scheme(storage: Storage) -> None:
     storage.write_atomic("memory://folder/a.txt", b"abc")
     assert pickle.loads(pickle.dumps(storage)).read_bytes("memory://folder/a.txt") == b"abc"
     assert storage.exists("memory://folder/a.txt") and storage.isdir("memory://folder")
-    assert [info.url for info in storage.list_files("memory://folder")] == ["memory:///folder/a.txt"]
+    assert [info.url for info in storage.list_files("memory://folder")] == ["memory://folder/a.txt"]
     with pytest.raises(TooLargeError):
         storage.read_bytes("memory://folder/a.txt", 2)
     storage.delete("memory://folder/a.txt")
     assert not storage.exists("memory://folder/a.txt")
+
+
+def test_files_inside_an_archive(tmp_path: Path, storage: Storage) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("deep/in.txt", b"inside")
+    folder = f"zip://deep::file://{tmp_path}/a.zip"
+    (info,) = storage.list_files(folder)
+    assert (info.url, info.size) == (f"zip://deep/in.txt::file://{tmp_path}/a.zip", 6)
+    assert storage.read_bytes(info.url) == b"inside"
+    assert storage.isdir(folder) and not storage.isdir(info.url)
 
 
 def test_an_unknown_scheme_is_a_usage_error(storage: Storage) -> None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _FILE = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
-_USERINFO = re.compile(r"(?<=://)(?:[^/\s@'\"<>]*@|[^/\s@:'\"<>]+:(?!\d+(?:/|$))[^\s@'\"<>]*@)")
+_USERINFO = re.compile(r"(?<=://)(?:[^/?#\s@'\"<>]*@|[^/?#\s@:'\"<>]+:(?!\d+(?:[/?#]|$))[^\s@'\"<>]*@)")
 _HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s?'\"<>]*)\?[\w.~%\-]+=[^\s'\"<>]*")
 

@@ -1,0 +1,263 @@
+"""One class over all stores; which store, is told by the URL's scheme."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+import fsspec
+
+from ..config import FetchSection, S3Section
+from ..errors import UsageError
+from . import http, local, s3
+from .errors import TooLargeError, TransientError
+from .uris import display_uri, local_path, local_source, redact, scheme
+
+_WRITE_PAUSE_S = 0.5
+
+
+class FileInfo(NamedTuple):
+    """A file: its URL, size in bytes, and what changes with its content (S3: ETag; local: time and size)."""
+
+    url: str
+    size: int | None
+    etag: str | None
+
+
+class Storage:
+    """Reads and writes files by URL; picklable, each process makes its own connections when it needs them.
+
+    Args:
+        s3: How ``s3://`` is reached; the defaults of the section where not given.
+        fetch: Time-outs, and how often a write is tried again; the defaults of the section where not given.
+    """
+
+    def __init__(self, s3: S3Section | None = None, fetch: FetchSection | None = None) -> None:
+        self.s3_section = s3 or S3Section()
+        self.fetch_section = fetch or FetchSection()
+        self._s3_of_process: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage, (self.s3_section, self.fetch_section)
+
+    def read_bytes(self, url: str, max_bytes: int | None = None) -> bytes:
+        """Read a file whole, in one attempt.
+
+        Raises:
+            FileNotFoundError, PermissionError, TimeoutError, OSError: As their names say.
+            NotAFileError: A folder, FIFO or device.
+            TooLargeError: More than ``max_bytes``; by its size before it is read, wherever that is known.
+            TransientError: Something that may pass.
+        """
+        path, kind = local_path(url), scheme(url)
+        if path is not None:
+            return local.read(path, max_bytes)
+        if kind in ("http", "https"):
+            return http.get(url, self.fetch_section.timeout_s, max_bytes)
+        filesystem, path = self._at(url)
+        if kind in ("s3", "s3a"):
+            return s3.read(filesystem, url, self.fetch_section.timeout_s, max_bytes)
+        size = filesystem.size(path)
+        if max_bytes is not None and size is not None and size > max_bytes:
+            raise TooLargeError(f"{size} bytes, more than the limit of {max_bytes}")
+        return bytes(filesystem.cat_file(path))
+
+    def write_atomic(self, url: str, data: bytes) -> None:
+        """Write a file so that readers see all of it or nothing; tried again when the store fails in passing.
+
+        Local: a temporary file in the same folder, synced and renamed. Elsewhere: one PUT.
+        """
+        path = local_path(url)
+        if path is not None:
+            local.write_atomic(path, data)
+            return
+        filesystem, path = self._at(url)
+        for attempt in range(self.fetch_section.retries + 1):
+            try:
+                filesystem.pipe_file(path, data)
+                return
+            except Exception as error:
+                error = self._translate(url, error)
+                if not isinstance(error, (TransientError, TimeoutError)) or attempt == self.fetch_section.retries:
+                    raise error from error.__cause__
+                time.sleep(_WRITE_PAUSE_S * 2**attempt)
+
+    def open(self, url: str, mode: str = "rb") -> IO[Any]:
+        """Open a file for binary reading or writing; ``http(s)://`` is read whole into memory first."""
+        path = local_path(url)
+        if path is not None:
+            return open(path, mode)
+        if scheme(url) in ("http", "https"):
+            return io.BytesIO(self.read_bytes(url))
+        filesystem, path = self._at(url)
+        try:
+            opened: IO[Any] = filesystem.open(path, mode)
+        except Exception as error:
+            raise self._translate(url, error) from error
+        return opened
+
+    def list_files(self, url: str) -> Iterator[FileInfo]:
+        """Yield all files under a folder, recursively, as a stream; nothing when there is no such folder.
+
+        Sorted by path where the list is local; ``s3://`` keeps the store's order (AWS: sorted by key).
+        """
+        path = local_path(url)
+        if path is not None:
+            yield from _list_local(path)
+        elif scheme(url) in ("s3", "s3a"):
+            yield from self._list_s3(url.rstrip("/") + "/")
+        else:
+            filesystem, path = self._at(url)
+            root, suffix = _frame(url, path)
+            for name, info in sorted(filesystem.find(path, detail=True).items()):
+                yield FileInfo(root + name.lstrip("/") + suffix, info.get("size"), _etag(info))
+
+    def list_prefix(self, url: str) -> Iterator[FileInfo]:
+        """Yield the objects of ``s3://`` whose key starts with the URL's, which need not end at a ``/``."""
+        yield from self._list_s3(url)
+
+    def exists(self, url: str) -> bool:
+        """Tell whether there is a file or folder."""
+        path = local_path(url)
+        if path is not None:
+            return os.path.exists(path)
+        if scheme(url) in ("http", "https"):
+            return http.exists(url, self.fetch_section.timeout_s)
+        filesystem, path = self._at(url)
+        try:
+            filesystem.info(path)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise self._translate(url, error) from error
+        return True
+
+    def isdir(self, url: str) -> bool:
+        """Tell whether there is a folder (on S3: whether any key lies under it)."""
+        path = local_path(url)
+        if path is not None:
+            return os.path.isdir(path)
+        if scheme(url) in ("http", "https"):
+            return False
+        if scheme(url) in ("s3", "s3a"):
+            return bool(next(self._s3_pages(url.rstrip("/") + "/")))
+        filesystem, path = self._at(url)
+        return bool(filesystem.isdir(path))
+
+    def info(self, url: str) -> FileInfo:
+        """Return a file's size and etag.
+
+        Raises:
+            FileNotFoundError, PermissionError, OSError: As their names say.
+        """
+        path = local_path(url)
+        if path is not None:
+            status = os.stat(path)
+            return FileInfo(local_source(path), status.st_size, local.etag(status))
+        filesystem, path = self._at(url)
+        try:
+            info = filesystem.info(path)
+        except Exception as error:
+            raise self._translate(url, error) from error
+        return FileInfo(url, info.get("size"), _etag(info))
+
+    def delete(self, url: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        path = local_path(url)
+        try:
+            if path is not None:
+                os.unlink(path)
+            else:
+                filesystem, path = self._at(url)
+                filesystem.rm_file(path)
+        except FileNotFoundError:
+            pass
+
+    def check_writable(self, url: str) -> None:
+        """Write and delete a small file under a folder.
+
+        Raises:
+            UsageError: It cannot be written; one line that says why.
+        """
+        probe = f"{url.rstrip('/')}/.sodbatch-{uuid.uuid4().hex}"
+        try:
+            self.write_atomic(probe, b"")
+            self.delete(probe)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"cannot write to {display_uri(url)}: {_reason(url, error)}") from error
+
+    def _list_s3(self, url: str) -> Iterator[FileInfo]:
+        bucket = s3.split(url)[0]
+        for page in self._s3_pages(url):
+            for item in page:
+                if not item["Key"].endswith("/"):
+                    yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], _etag(item))
+
+    def _s3_pages(self, url: str) -> Iterator[list[dict[str, Any]]]:
+        return s3.list_pages(self._at(url)[0], url)
+
+    def _at(self, url: str) -> tuple[Any, str]:
+        """Return the file system of a URL, this process's own, and the path in it."""
+        if scheme(url) in ("s3", "s3a"):
+            bucket, key, version = s3.split(url)
+            return self._s3(), f"{bucket}/{key}" + (f"?versionId={version}" if version else "")
+        try:
+            filesystem, path = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"{display_uri(url)} cannot be opened: {redact(str(error))}") from error
+        return filesystem, str(path)
+
+    def _s3(self) -> Any:
+        with self._lock:
+            if os.getpid() not in self._s3_of_process:
+                self._s3_of_process[os.getpid()] = s3.open_filesystem(self.s3_section, self.fetch_section)
+            return self._s3_of_process[os.getpid()]
+
+    def _translate(self, url: str, error: Exception) -> Exception:
+        return s3.translate(error) if scheme(url) in ("s3", "s3a") else error
+
+
+def _list_local(folder: str) -> Iterator[FileInfo]:
+    if not os.path.isdir(folder):
+        return
+    for path in local.walk(os.path.abspath(folder)):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:  # a dangling link, or deleted since
+            yield FileInfo(local_source(path), None, None)
+        else:
+            yield FileInfo(local_source(path), status.st_size, local.etag(status))
+
+
+def _frame(url: str, path: str) -> tuple[str, str]:
+    """Return what stands before and after a path of a file system in the URL of a file there.
+
+    ``sftp://host/a`` gives ``sftp://host/``; ``zip://a::file:///b.zip`` gives ``zip://`` and ``::file:///b.zip``.
+    """
+    first, chain, rest = url.partition("::")
+    return first.rstrip("/").removesuffix(path.strip("/")), chain + rest
+
+
+def _etag(info: dict[str, Any]) -> str | None:
+    value = info.get("ETag") or info.get("etag")
+    return str(value).strip('"') if value else None
+
+
+def _reason(url: str, error: Exception) -> str:
+    if scheme(url) in ("s3", "s3a"):
+        bucket = s3.split(url)[0]
+        if isinstance(error, FileNotFoundError):
+            return f"the bucket {bucket} does not exist"
+        if isinstance(error, PermissionError):
+            return f"the credentials in use may not write to the bucket {bucket} ({redact(str(error))})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return redact(str(error))
