@@ -34,8 +34,11 @@ class Predictor(Protocol):
 
 
 def by_class_and_score(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Orders raw boxes [n, 6] as Paddle's NMS emits them: by class, in a class by descending score."""
-    return raw[np.lexsort((-raw[:, 1], raw[:, 0]))]
+    """Orders raw boxes [n, 6] as Paddle's NMS emits them: by class, in a class by descending score.
+
+    Equal scores go by coordinates, so that the order does not hang on a backend's sort.
+    """
+    return raw[np.lexsort((*raw[:, :1:-1].T, -raw[:, 1], raw[:, 0]))]
 
 
 def usable_cpus() -> int:
