@@ -155,11 +155,9 @@ def export(config: ConfigOption = None, override: OverrideOption = None) -> int:
 @app.command()
 def models() -> None:
     """List the official models: input size, published accuracy, where they come from, whether they are cached."""
-    from rich.console import Console
+    from sodbatch.catalog import describe
 
-    from sodbatch.catalog import table
-
-    Console().print(table())
+    typer.echo(_redact(describe()))
 
 
 @app.command(epilog="Example: sodbatch show s3://bucket/tables -o S3.endpoint_url=http://localhost:8333")
@@ -170,10 +168,14 @@ def show(
 ) -> None:
     """Print the summary, classes and worst errors of a job, from its files alone."""
     loaded = load_config(config, override or ())
+    from sodbatch.output import read_record
     from sodbatch.storage import Storage
     from sodbatch.summary import show as describe
 
-    typer.echo(describe(output, Storage(loaded.S3, loaded.Fetch)))
+    storage = Storage(loaded.S3, loaded.Fetch)
+    if read_record(output, storage) is None:
+        raise UsageError(f"{output}: no job has written here; give the Global.output of a sodbatch predict")
+    typer.echo(_redact(describe(output, storage)))
 
 
 @app.command(

@@ -76,9 +76,11 @@ class ResourcesSection(Section):
     no_progress_timeout_s: float = Field(1800.0, gt=0)
 
     @model_validator(mode="after")
-    def _least_before_most(self) -> ResourcesSection:
+    def _consistent(self) -> ResourcesSection:
         if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
             raise ValueError(f"actors = {list(self.actors)}: the first number is the least, the second the most")
+        if self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise ValueError(f"gpus_per_actor = {self.gpus_per_actor}: above 1, Ray gives whole GPUs only")
         return self
 
 
@@ -147,9 +149,9 @@ class Config(Section):
     Fetch: FetchSection = FetchSection()
     Limits: LimitsSection = LimitsSection()
     Export: ExportSection = ExportSection()
-    CheckDataset: dict[str, Any] = {}
-    Train: dict[str, Any] = {}
-    Evaluate: dict[str, Any] = {}
+    CheckDataset: dict[Any, Any] = {}
+    Train: dict[Any, Any] = {}
+    Evaluate: dict[Any, Any] = {}
 
     @model_validator(mode="after")
     def _known_model(self) -> Config:

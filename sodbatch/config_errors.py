@@ -27,7 +27,7 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     for problem in error.errors(include_url=False):
         where = problem["loc"][:2]
         key = ".".join(map(str, where))
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in ("extra_forbidden", "invalid_key"):
             line = unknown_key(where)
         elif problem["type"] == "value_error":
             section = f"{key}." if key else ""

@@ -52,7 +52,7 @@ for _tag, _pattern, _first in (
     ("int", r"-?(0|[1-9][0-9]*)", "-0123456789"),
     (
         "float",
-        r"-?(\.[0-9]+|[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?)|-?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        r"-?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|-?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         "-.0123456789",
     ),
 ):
@@ -169,9 +169,10 @@ def _parse(data: str | bytes, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{where}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
-        raise UsageError(f"{where}: not valid YAML: {reason}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def _assign(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Registers the fixtures that test modules share."""
 
 pytest_plugins = [
+    "fixtures_environment",
     "fixtures_http",
     "fixtures_s3",
 ]

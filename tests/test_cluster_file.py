@@ -59,10 +59,10 @@ def test_every_machine_installs_sodbatch_from_the_checkout(cluster: dict[str, An
     ]
     mounted = [target for target, source in cluster["file_mounts"].items() if source == "."]
     assert mounted == ["~/sodbatch"]
-    assert ["cpu,s3", "cpu,s3", "gpu,s3"] == [
+    assert [
         re.search(r"cd ~/sodbatch && pip install '\.\[(.*)\]' -c constraints.txt", lines[-1])[1]  # type: ignore[index]
         for lines in commands
-    ]
+    ] == ["cpu,s3", "cpu,s3", "gpu,s3"]
 
 
 def test_usage_reports_are_off(cluster: dict[str, Any]) -> None:
