@@ -410,7 +410,7 @@ def test_s3_errors(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None
         Storage(anonymous, QUICK).read_bytes(url)
     closed = s3_bucket.section.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(TransientError):
-        Storage(closed, QUICK).read_bytes(url)
+        Storage(closed, FetchSection(timeout_s=60, retries=0)).read_bytes(url)
     with pytest.raises(UsageError, match="nosuch"):
         Storage(s3_bucket.section.model_copy(update={"profile": "nosuch"}), QUICK).read_bytes(url)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

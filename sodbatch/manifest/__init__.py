@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..errors import UsageError
 from ..storage import Storage
 from .open import open_reader
-from .pictures import PictureList
+from .pictures import PictureList, PictureTree
 from .rows import SOURCE_SCHEMA, Reader, cannot_read, unify
 
 __all__ = ["Manifest", "open_manifest"]
@@ -117,10 +117,17 @@ def open_manifest(
         if isinstance(reader, PictureList) and readers and isinstance(readers[-1], PictureList):
             readers[-1].sources.extend(reader.sources)
             continue
-        if next(_stream(reader, 1), None) is None:
+        if _is_empty(reader):
             raise UsageError(f"{reader.name} names no picture ({reader.expected})")
         readers.append(reader)
     return Manifest(readers, storage, with_etag)
+
+
+def _is_empty(reader: Reader) -> bool:
+    try:
+        return reader.is_empty() if isinstance(reader, PictureTree) else next(_stream(reader, 1), None) is None
+    except OSError as error:
+        raise cannot_read(reader.name, error) from error
 
 
 def _stream(reader: Reader, rows: int) -> Iterator[pa.Table]:

@@ -79,6 +79,6 @@ def _open_file(url: str, kind: str, storage: Storage, path_column: str | None) -
 def _open_folder(url: str, storage: Storage, path_column: str | None, with_etag: bool) -> Reader:
     """Open a folder: its pictures, or its Parquet parts where it has no picture but those."""
     pictures = PictureTree(url, storage, with_etag, is_glob=False)
-    if next(pictures.tables(1), None) is None and (parts := list_parts(url, storage)):
+    if pictures.is_empty() and (parts := list_parts(url, storage)):
         return ParquetManifest(url, parts, storage, path_column)
     return pictures

@@ -10,7 +10,7 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from ..storage import FileInfo, Storage, display_column, display_uri, local_path, local_source, scheme
-from ..storage.local import walk
+from ..storage.local import any_file, walk
 from .rows import SOURCE_SCHEMA
 
 SUFFIXES = frozenset(
@@ -90,6 +90,12 @@ class PictureTree:
             if suffix(info.url) in SUFFIXES and (matches is None or matches(info.url))
         )
         yield from _source_tables(found, rows)
+
+    def is_empty(self) -> bool:
+        """Tell whether there is no picture, without sorting a large folder for that."""
+        if self._path is not None and not self._is_glob:
+            return not any_file(self._path, lambda path: suffix(path) in SUFFIXES)
+        return next(self.tables(1), None) is None
 
     def count_hint(self) -> int | None:
         """Return None: a listing is not counted ahead."""

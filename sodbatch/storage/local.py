@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .errors import NotAFileError, TooLargeError
 
@@ -107,6 +107,19 @@ def walk(folder: str, max_slashes: int | None = None) -> Iterator[str]:
                 yield from walk(path[:-1], max_slashes)
         else:
             yield path
+
+
+def any_file(folder: str, accept: Callable[[str], bool]) -> bool:
+    """Tell whether a path that ``walk`` would yield is accepted; stops at the first, in no order."""
+    folders = [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif accept(entry.path) and not entry.is_dir():
+                    return True
+    return False
 
 
 def etag(status: os.stat_result) -> str:
