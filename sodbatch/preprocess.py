@@ -108,9 +108,7 @@ def _parse_resize(step: Mapping[str, Any]) -> tuple[int, int, int]:
     if not (isinstance(size, list) and len(size) == 2 and all(_is_positive_int(side) for side in size)):
         raise UsageError(f"Preprocess Resize has target_size {size!r}, expected [height, width] in pixels")
     if step.get("keep_ratio", False) is not False:
-        raise UsageError(
-            "Preprocess Resize has keep_ratio true, which these models do not use; expected false"
-        )
+        raise UsageError("Preprocess Resize has keep_ratio true, which these models do not use; expected false")
     if isinstance(interp, bool) or interp not in INTERPOLATIONS:
         known = ", ".join(f"{flag} ({name})" for flag, name in INTERPOLATIONS.items())
         raise UsageError(f"Preprocess Resize has interp {interp!r}, expected one of {known}")
@@ -128,18 +126,14 @@ def _parse_normalize(step: Mapping[str, Any]) -> tuple[Channels, Channels]:
     if 0.0 in std:
         raise UsageError(f"Preprocess NormalizeImage has std {list(std)}, expected numbers other than 0")
     unit = 1.0 / 255.0 if step.get("is_scale", True) else 1.0
-    red, green, blue = (
-        (unit / deviation, -center / deviation) for center, deviation in zip(mean, std, strict=True)
-    )
+    red, green, blue = ((unit / deviation, -center / deviation) for center, deviation in zip(mean, std, strict=True))
     return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
 def _only_keys(step: str, arguments: Mapping[str, Any], known: Sequence[str]) -> None:
     unknown = sorted(set(arguments) - set(known))
     if unknown:
-        raise UsageError(
-            f"Preprocess {step} has the keys {', '.join(unknown)}, known are {', '.join(known) or 'none'}"
-        )
+        raise UsageError(f"Preprocess {step} has the keys {', '.join(unknown)}, known are {', '.join(known) or 'none'}")
 
 
 def _is_positive_int(value: Any) -> bool:

@@ -33,9 +33,7 @@ class CSPResStage(nn.Layer):
         self.conv_down = ConvBN(ch_in, ch_mid, 3, stride=2)
         self.conv1 = ConvBN(ch_mid, ch_mid // 2, 1)
         self.conv2 = ConvBN(ch_mid, ch_mid // 2, 1)
-        self.blocks = nn.Sequential(
-            *(BasicBlock(ch_mid // 2, shortcut=True, use_alpha=True) for _ in range(blocks))
-        )
+        self.blocks = nn.Sequential(*(BasicBlock(ch_mid // 2, shortcut=True, use_alpha=True) for _ in range(blocks)))
         self.attn = EffectiveSE(ch_mid)
         self.conv3 = ConvBN(ch_mid, ch_out, 1)
 

@@ -81,15 +81,17 @@ def export_state(spec: NetworkSpec, state: State, output_dir: str | Path) -> Pat
     target = Path(output_dir)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise UsageError(f"cannot write an inference folder to {target}: {error}") from error
     try:
-        save_graph(network, temporary / "inference")
-        (temporary / "inference.yml").write_text(yaml.safe_dump(inference_config(spec), sort_keys=False))
-        _move_into(temporary, target)
+        complete = workspace / target.name
+        complete.mkdir()
+        save_graph(network, complete / "inference")
+        (complete / "inference.yml").write_text(yaml.safe_dump(inference_config(spec), sort_keys=False))
+        _move_into(complete, target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(workspace, ignore_errors=True)
     return target
 
 
@@ -128,7 +130,7 @@ def inference_graph(network: SODNetwork) -> nn.Layer:
             kept, _, counts = paddle._C_ops.multiclass_nms3(
                 boxes / scale,
                 scores,
-                None,  # boxes per picture: all the same
+                None,  # type: ignore[arg-type]  # optional: boxes per picture, when they differ
                 NMS_SCORE_THRESHOLD,
                 NMS_TOP_K,
                 KEEP_TOP_K,
@@ -162,9 +164,9 @@ def save_graph(network: SODNetwork, prefix: Path) -> None:
         static = paddle.jit.to_static(graph, input_spec=inputs, full_graph=True)
         paddle.jit.save(static, str(prefix))
     except Exception as error:
-        raise JobError(f"Paddle {paddle.__version__} could not write the graph: {error}") from error
+        raise JobError(f"Paddle {paddle.version.full_version} could not write the graph: {error}") from error
     if not prefix.with_suffix(".json").exists():
-        raise JobError(f"Paddle {paddle.__version__} wrote no inference.json; Paddle 3.0 or later is needed")
+        raise JobError(f"Paddle {paddle.version.full_version} wrote no inference.json; Paddle 3.0 or later is needed")
 
 
 def _read_weights(weight_path: str, storage: Storage | None) -> bytes:
@@ -178,15 +180,14 @@ def _read_weights(weight_path: str, storage: Storage | None) -> bytes:
         raise UsageError(f"cannot read the weights {weight_path}: {error.strerror}") from error
 
 
-def _move_into(temporary: Path, target: Path) -> None:
+def _move_into(complete: Path, target: Path) -> None:
     """Move a complete folder to ``target``; in an existing one, the yml goes first and comes last."""
     try:
         if not target.exists():
-            os.chmod(temporary, 0o755)
-            os.replace(temporary, target)
+            os.replace(complete, target)
             return
         (target / "inference.yml").unlink(missing_ok=True)
         for name in ("inference.pdiparams", "inference.json", "inference.yml"):
-            os.replace(temporary / name, target / name)
+            os.replace(complete / name, target / name)
     except OSError as error:
         raise UsageError(f"cannot write an inference folder to {target}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -16,9 +17,7 @@ Activation = Callable[[Tensor], Tensor]
 class ConvBN(nn.Layer):
     """Convolution without bias, batch normalisation, activation (swish, or none)."""
 
-    def __init__(
-        self, ch_in: int, ch_out: int, kernel: int, stride: int = 1, act: Activation | None = F.swish
-    ) -> None:
+    def __init__(self, ch_in: int, ch_out: int, kernel: int, stride: int = 1, act: Activation | None = F.swish) -> None:
         super().__init__()
         self.conv = nn.Conv2D(ch_in, ch_out, kernel, stride=stride, padding=kernel // 2, bias_attr=False)
         self.bn = nn.BatchNorm2D(
@@ -34,8 +33,9 @@ class ConvBN(nn.Layer):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Kernel [out, in, k, k] and bias [out] of the one convolution that equals this one and its statistics."""
-        factor = self.bn.weight / paddle.sqrt(self.bn._variance + self.bn._epsilon)
-        return self.conv.weight * factor.reshape([-1, 1, 1, 1]), self.bn.bias - self.bn._mean * factor
+        bn: Any = self.bn  # typed as if weight and bias could be absent
+        factor = bn.weight / paddle.sqrt(bn._variance + bn._epsilon)
+        return self.conv.weight * factor.reshape([-1, 1, 1, 1]), bn.bias - bn._mean * factor
 
 
 class RepVggBlock(nn.Layer):
@@ -45,9 +45,7 @@ class RepVggBlock(nn.Layer):
         super().__init__()
         self.conv1 = ConvBN(channels, channels, 3, act=None)
         self.conv2 = ConvBN(channels, channels, 1, act=None)
-        self.alpha = (
-            self.create_parameter([1], attr=ParamAttr(initializer=Constant(1.0))) if use_alpha else None
-        )
+        self.alpha = self.create_parameter([1], attr=ParamAttr(initializer=Constant(1.0))) if use_alpha else None
         self.fused: nn.Conv2D | None = None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -68,16 +68,12 @@ class CSPPAN(nn.Layer):
                 zip(reversed(in_channels), routed, self.out_channels, strict=True)
             )
         )
-        self.fpn_routes = nn.LayerList(
-            ConvBN(channels, channels // 2, 1) for channels in self.out_channels[:-1]
-        )
+        self.fpn_routes = nn.LayerList(ConvBN(channels, channels // 2, 1) for channels in self.out_channels[:-1])
         self.pan_stages = nn.LayerList(
             nn.Sequential(CSPStage(deep + shallow, deep, blocks, spp=False))
             for deep, shallow in zip(self.out_channels[:-1], self.out_channels[1:], strict=True)
         )
-        self.pan_routes = nn.LayerList(
-            ConvBN(channels, channels, 3, stride=2) for channels in self.out_channels[1:]
-        )
+        self.pan_routes = nn.LayerList(ConvBN(channels, channels, 3, stride=2) for channels in self.out_channels[1:])
 
     def encode(self, deepest: Tensor) -> Tensor:
         """Let every position of the stride-32 map [N, C, h, w] see every other."""

@@ -63,9 +63,7 @@ SPECS = {
         NetworkSpec("PP-YOLOE_plus_SOD-S", 0.33, 0.5, (640, 640), (-2, 8)),
         NetworkSpec("PP-YOLOE_plus_SOD-L", 1.0, 1.0, (640, 640), (-2, 8)),
         NetworkSpec("PP-YOLOE_plus_SOD-largesize-L", 1.0, 1.0, (1920, 1920), (-2, 20)),
-        NetworkSpec(
-            "PP-YOLOE_plus_SOD-tiny", 0.33, 0.125, (320, 320), (-2, 8), encoder_layers=2, encoder_ffn=256
-        ),
+        NetworkSpec("PP-YOLOE_plus_SOD-tiny", 0.33, 0.125, (320, 320), (-2, 8), encoder_layers=2, encoder_ffn=256),
     )
 }
 """The three official models, and a reduced one for tests and demonstrations."""

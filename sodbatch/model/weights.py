@@ -103,9 +103,7 @@ def check_state(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, np.nd
         UsageError: Lists every missing, surplus and misshapen name.
     """
     problems = [f"missing: {name} {list(shape)}" for name, shape in shapes.items() if name not in state]
-    problems += [
-        f"surplus: {name} {list(array.shape)}" for name, array in state.items() if name not in shapes
-    ]
+    problems += [f"surplus: {name} {list(array.shape)}" for name, array in state.items() if name not in shapes]
     problems += [
         f"wrong shape: {name} is {list(state[name].shape)}, expected {list(shape)}"
         for name, shape in shapes.items()
