@@ -18,7 +18,10 @@ class InlineEngine:
     def __init__(self, config: Config) -> None:
         cores = len(os.sched_getaffinity(0))
         threads = config.Resources.threads_per_actor
-        gpus = 1.0 if config.Global.device.startswith("gpu") else 0.0
+        device, _, gpu_ids = config.Global.device.partition(":")
+        if gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids.split(",")[0]
+        gpus = 1.0 if device == "gpu" else 0.0
         self.actors = ActorPlan(1, 1, float(cores), gpus, cores if threads == "auto" else threads)
         self.description = f"inline, {self.actors.threads} threads"
 

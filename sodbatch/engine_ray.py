@@ -27,7 +27,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sodbatch.config import Config
-from sodbatch.errors import JobError
+from sodbatch.errors import JobError, UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.model.transfer import install_model_files, read_model_files
 from sodbatch.pipeline import InferSpec, Listener, Pipeline
@@ -62,6 +62,9 @@ class RayEngine:
     def __enter__(self) -> RayEngine:
         resources, device = self._config.Resources, self._config.Global.device
         local = resources.ray_address is None and "RAY_ADDRESS" not in os.environ
+        device, _, gpu_ids = device.partition(":")
+        if gpu_ids and local:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids
         with _quiet():
             ray.init(
                 address=resources.ray_address,
@@ -74,7 +77,7 @@ class RayEngine:
             nodes = [_node(entry["Resources"]) for entry in ray.nodes() if entry["Alive"]]
             if device == "auto":
                 device = "gpu" if any(node.gpus for node in nodes) else "cpu"
-            self.actors = plan_actors(nodes, resources, device)
+            self.actors = plan_actors(nodes, resources, device, max_gpus=len(gpu_ids.split(",")) if gpu_ids else None)
         except BaseException:
             ray.shutdown()
             raise
@@ -100,7 +103,7 @@ class RayEngine:
                 try:
                     _run_wave(pipeline, blocks, self.actors, monitor, files, load_cpus)
                 except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
-                    raise JobError(_first_cause(error)) from error
+                    raise _as_ours(error) from error
 
 
 @contextmanager
@@ -289,8 +292,13 @@ class _Relay:
                 self._listener.say(item)
 
 
-def _first_cause(error: BaseException) -> str:
-    """Return what a worker raised, or else what Ray says happened, as one line without secrets."""
+def _as_ours(error: BaseException) -> UsageError | JobError:
+    """Turn what Ray raises into one line: a worker's UsageError stays one, since trying again cannot help."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UsageError):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if cause is not None:
+        return UsageError(str(cause))
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
-    return redact(f"{type(cause).__name__}: {lines[-1].strip()}")
+    return JobError(redact(f"{type(cause).__name__}: {lines[-1].strip()}"))

@@ -20,7 +20,7 @@ from sodbatch.output import choose_output
 from sodbatch.pipeline import InferSpec, Pipeline
 from sodbatch.resources import ActorPlan
 from sodbatch.stages import Load, pictures_per_block
-from sodbatch.storage import Storage
+from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import SCHEMA_VERSION
 from sodbatch.threshold import Threshold, resolve_threshold
 from sodbatch.write import Run, Write
@@ -80,12 +80,29 @@ def resolve(config: Config) -> Job:
         "partition_by": partition,
         "schema": SCHEMA_VERSION,
     }
+    _check_not_inside(config, storage)
     output = choose_output(config.Global.output, fields, config.Output.on_mismatch, storage)
     return Job(config, storage, folder, threshold, manifest, output, fields)
 
 
+def _check_not_inside(config: Config, storage: Storage) -> None:
+    """Refuse drawn pictures in a folder that is itself an input: the next run would take them for inputs."""
+    if config.Visualize.pictures == "none":
+        return
+    inputs = config.Predict.input
+    output = display_uri(config.Global.output).rstrip("/") + "/"
+    for source in inputs if isinstance(inputs, list) else [inputs or ""]:
+        folder = display_uri(source).rstrip("/") + "/"
+        if output.startswith(folder) and storage.isdir(source):
+            raise UsageError(
+                f"Global.output {output} lies inside the input folder {folder}, so the drawn pictures would be inputs of "
+                "the next run; choose another Global.output, or Visualize.pictures=none"
+            )
+
+
 def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
     """Make the stages of a job for a pool of actors."""
+    device = "gpu" if actors.gpus else "cpu"
     config, preprocess = job.config, job.folder.preprocess
     fetcher = Fetcher(job.storage, config.Fetch, config.Limits)
     companions: list[Callable[[pa.Table], list[str]]] = []
@@ -101,7 +118,7 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
         precision=config.Predict.precision,
         tensorrt=config.Predict.tensorrt,
         batch_size=config.Predict.batch_size,
-        device="gpu" if actors.gpus else "cpu",
+        device=device,
         threads=actors.threads,
         passthrough=passthrough,
     )

@@ -46,13 +46,14 @@ class ActorPlan:
         return f"{number} actors of {each} and {self.threads} threads"
 
 
-def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str) -> ActorPlan:
+def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max_gpus: int | None = None) -> ActorPlan:
     """Derive the pool from the cluster; what the configuration names is taken as it is.
 
     Args:
         nodes: The machines that are up.
         resources: The configuration's ``Resources`` section.
         device: ``cpu`` or ``gpu``.
+        max_gpus: The most GPUs to use.
 
     Raises:
         UsageError: The cluster has no GPU, or the actors asked for would take every CPU.
@@ -60,7 +61,7 @@ def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str) -> 
     total_cpus = sum(node.cpus for node in nodes)
     gpus = resources.gpus_per_actor if device == "gpu" else 0.0
     if device == "gpu":
-        actors, cpus, threads = _on_gpus(nodes, resources, total_cpus)
+        actors, cpus, threads = _on_gpus(nodes, resources, total_cpus, max_gpus)
     else:
         actors, cpus, threads = _on_cpus(nodes)
     fewest = most = actors
@@ -90,18 +91,17 @@ def _on_cpus(nodes: list[Node]) -> tuple[int, float, int]:
     return actors, float(cpus), max(1, smallest // (free // cpus))
 
 
-def _on_gpus(nodes: list[Node], resources: ResourcesSection, total_cpus: float) -> tuple[int, float, int]:
-    actors = int(
-        sum(
-            node.gpus // resources.gpus_per_actor
-            if resources.gpus_per_actor >= 1
-            else int(node.gpus / resources.gpus_per_actor)
-            for node in nodes
-        )
-    )
+def _on_gpus(
+    nodes: list[Node], resources: ResourcesSection, total_cpus: float, max_gpus: int | None
+) -> tuple[int, float, int]:
+    """Give each GPU, or each share of one, an actor; they split what CPUs there are, at most one each."""
+    actors = sum(int(node.gpus / resources.gpus_per_actor) for node in nodes)
+    if max_gpus is not None:
+        actors = min(actors, int(max_gpus / resources.gpus_per_actor))
     if actors == 0 and resources.actors == "auto":
         raise UsageError(
-            "Global.device is gpu, but no machine of the cluster has a free GPU; use Global.device=cpu, or name "
-            "Resources.actors (such as [1, 8]) where the cluster scales up"
+            "Global.device is gpu, but the cluster shows no GPU that is large enough for Resources.gpus_per_actor; use "
+            "Global.device=cpu, or name Resources.actors (such as [1, 8]) where the cluster scales up"
         )
-    return max(1, actors), min(1.0, max(0.0, total_cpus - 1) / max(1, actors)), 2
+    actors = max(1, actors)
+    return actors, min(1.0, max(0.0, total_cpus - 1) / actors), 2

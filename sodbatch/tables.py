@@ -69,7 +69,8 @@ _TIMES = [
     _field("decode_seconds", pa.float32(), "time to decode and resize", "s"),
     _field("infer_seconds", pa.float32(), "share of its batch's time in the predictor", "s"),
 ]
-TIMED_STAGES = ("fetch", "decode", "infer")
+TIMED_STAGES = ("fetch", "decode", "infer", "write")
+"""Stages whose seconds, summed over the rows of a part, its metadata carries."""
 
 SOURCE_COLUMNS = ("source", "uri", "etag")
 """The columns that every manifest yields before those that pass through."""

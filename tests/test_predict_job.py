@@ -295,6 +295,12 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert not (tmp_path / "out" / "images").exists()
 
 
+def test_drawn_pictures_may_not_land_among_the_inputs(job: Runner, pictures: Path) -> None:
+    with pytest.raises(UsageError, match="lies inside the input folder"):
+        job(pictures, Global__output=str(pictures / "out"), Visualize__pictures="all")
+    assert job(pictures, Global__output=str(pictures / "out")) == 0
+
+
 def test_inputs_and_output_on_s3_give_the_same_rows_as_local_ones(
     job: Runner, pictures: Path, tmp_path: Path, s3_bucket: Any
 ) -> None:

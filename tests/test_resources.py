@@ -45,7 +45,7 @@ def test_gpu_pools(nodes: list[Node], options: dict[str, float], actors: int, gp
 )
 def test_a_cpu_is_always_left_to_the_other_stages(nodes: list[Node], device: str) -> None:
     if device == "gpu" and not any(node.gpus for node in nodes):
-        with pytest.raises(UsageError, match="no machine of the cluster has a free GPU"):
+        with pytest.raises(UsageError, match="the cluster shows no GPU"):
             plan_actors(nodes, AUTO, device)
         return
     total = sum(node.cpus for node in nodes)
@@ -58,6 +58,10 @@ def test_a_cpu_is_always_left_to_the_other_stages(nodes: list[Node], device: str
 def test_on_one_machine_all_cores_infer(cores: int) -> None:
     plan = plan_actors([Node(cores)], AUTO, "cpu")
     assert 0.75 * cores <= plan.min_actors * plan.threads <= cores
+
+
+def test_no_more_gpus_are_used_than_named() -> None:
+    assert plan_actors([Node(16, 4)], AUTO, "gpu", max_gpus=2).min_actors == 2
 
 
 def test_what_the_configuration_names_is_taken() -> None:
