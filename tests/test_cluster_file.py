@@ -68,3 +68,12 @@ def test_every_machine_installs_sodbatch_from_the_checkout(cluster: dict[str, An
 def test_usage_reports_are_off(cluster: dict[str, Any]) -> None:
     starts = [cluster["head_start_ray_commands"][-1], cluster["worker_start_ray_commands"][-1]]
     assert all(command.startswith("RAY_USAGE_STATS_ENABLED=0 ray start") for command in starts)
+
+
+def test_kuberay_job_has_a_head_without_work_and_the_pinned_ray() -> None:
+    job = yaml.safe_load((ROOT / "examples" / "kuberay-job.yaml").read_text())
+    spec = job["spec"]["rayClusterSpec"]
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert f"ray=={spec['rayVersion']}\n" in (ROOT / "constraints.txt").read_text()
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert all(group["minReplicas"] <= group["maxReplicas"] for group in spec["workerGroupSpecs"])

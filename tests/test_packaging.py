@@ -101,3 +101,17 @@ def test_constraints_pin_every_dependency() -> None:
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {name.lower() for name in wanted} - pinned == set()
     assert "s3fs" in wanted and "ray" in wanted
+
+
+def test_readme_names_every_column() -> None:
+    tables = pytest.importorskip("sodbatch.tables")
+    text = (ROOT / "README.md").read_text()
+    columns = [*tables.images_schema(tables.pa.schema([])).names, *tables.detections_schema().names]
+    assert [name for name in columns if f"`{name}`" not in text] == []
+
+
+def test_readme_names_every_error_class() -> None:
+    from sodbatch.errors import ErrorClass
+
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `error_class`"))
+    assert [error.value for error in ErrorClass if error.value not in row] == []
