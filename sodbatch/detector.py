@@ -29,6 +29,8 @@ from sodbatch.threshold import resolve_threshold, select
 
 log = logging.getLogger(__name__)
 
+_LISTS = (".txt", ".csv", ".jsonl", ".parquet", ".json")
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -140,9 +142,13 @@ class Detector:
                 continue
             for source in self._sources(str(item)):
                 shown = source if local_path(source) is not None else display_uri(source)
-                for page in decode_pages(fetcher.fetch(source), LimitsSection()):
+                try:
+                    data = fetcher.fetch(source)
+                except PictureError as error:
+                    raise _named(error, shown) from error
+                for page in decode_pages(data, LimitsSection()):
                     if isinstance(page, FailedPage):
-                        raise PictureError(page.error.error_class, f"{shown}: {page.error.message}")
+                        raise _named(page.error, shown)
                     yield _Picture(page.image, shown, page.page_index)
 
     def _sources(self, item: str) -> Iterator[str]:
@@ -156,7 +162,8 @@ class Detector:
             yield from table["source"].to_pylist()
 
 
-_LISTS = (".txt", ".csv", ".jsonl", ".parquet", ".json")
+def _named(error: PictureError, shown: str) -> PictureError:
+    return PictureError(error.error_class, f"{shown}: {error.message}")
 
 
 def create_model(
