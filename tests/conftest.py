@@ -3,5 +3,6 @@
 pytest_plugins = [
     "fixtures_environment",
     "fixtures_http",
+    "fixtures_model",
     "fixtures_s3",
 ]
