@@ -14,16 +14,18 @@ BODY = bytes(range(256)) * 40
 
 
 class HttpServer:
-    """Serves by path; ``hits`` counts the requests of each.
+    """Serves by path; ``hits`` counts the requests of each, ``last_headers`` are those of the last.
 
-    ``/ok`` gives :data:`BODY`; ``/status/N`` status N; ``/flaky/N/S`` status S to the first N requests and then
-    :data:`BODY`; ``/stall`` never ends its body; ``/trickle`` sends it byte by byte; ``/short`` cuts it off;
-    ``/reset`` closes the connection without an answer; ``/large`` announces 10 GB; ``/endless`` announces nothing and
-    does not stop; ``/empty`` has 0 bytes; ``/redirect`` leads to ``/ok``; ``/auth`` wants ``user:pass``.
+    ``/ok`` (and what is below it) gives :data:`BODY`; ``/status/N`` status N; ``/flaky/N/S`` status S to the first
+    N requests and then :data:`BODY`; ``/stall`` never ends its body; ``/trickle`` sends it byte by byte; ``/short``
+    cuts it off; ``/reset`` closes the connection without an answer; ``/large`` announces 10 GB; ``/endless``
+    announces nothing and does not stop; ``/empty`` has 0 bytes; ``/redirect`` leads to ``/ok``; ``/auth`` wants
+    ``user:pass``.
     """
 
     def __init__(self) -> None:
         self.hits: Counter[str] = Counter()
+        self.last_headers: dict[str, str] = {}
         self.stopped = threading.Event()
         outer = self
 
@@ -53,6 +55,7 @@ class HttpServer:
         """Answer one request as its path says."""
         path = urlsplit(request.path).path
         self.hits[path] += 1
+        self.last_headers = {name.lower(): value for name, value in request.headers.items()}
         name, *arguments = path.strip("/").split("/")
         try:
             getattr(self, f"_{name}")(request, *arguments)
@@ -66,7 +69,7 @@ class HttpServer:
         request.end_headers()
         request.wfile.write(body)
 
-    def _ok(self, request: BaseHTTPRequestHandler) -> None:
+    def _ok(self, request: BaseHTTPRequestHandler, *_: str) -> None:
         self._send(request, 200, BODY)
 
     def _empty(self, request: BaseHTTPRequestHandler) -> None:
@@ -86,7 +89,7 @@ class HttpServer:
         allowed = request.headers.get("Authorization") == "Basic dXNlcjpwYXNz"
         self._send(request, 200 if allowed else 401, BODY if allowed else b"")
 
-    def _stall(self, request: BaseHTTPRequestHandler) -> None:
+    def _stall(self, request: BaseHTTPRequestHandler, *_: str) -> None:
         self._send(request, 200, BODY[:100], Content_Length=str(len(BODY)))
         self.stopped.wait()
 

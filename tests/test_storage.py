@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +14,10 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
+import s3fs
+from botocore.exceptions import ClientError
 from fixtures_http import BODY, HttpServer
-from fixtures_s3 import S3Bucket
+from fixtures_s3 import READ_ONLY, S3Bucket
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -315,6 +319,22 @@ def test_without_s3fs_the_message_says_what_to_install(storage: Storage, monkeyp
         storage.read_bytes("s3://bucket/key")
 
 
+def test_local_use_imports_neither_s3fs_nor_what_runs_models() -> None:
+    code = (
+        "import sys, sodbatch.storage, sodbatch.manifest, sodbatch.fetch\n"
+        "sodbatch.manifest.open_manifest(sys.argv[1], sodbatch.storage.Storage())\n"
+        "print(sorted({'s3fs', 'botocore', 'aiohttp', 'cv2', 'ray', 'paddle'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_an_impossible_endpoint_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"S3\.endpoint_url") as caught:
+        Storage(S3Section(endpoint_url="http://user:planted@ho st", region="x"), QUICK).read_bytes("s3://bucket/key")
+    assert "planted" not in str(caught.value)
+
+
 def test_http(http_server: HttpServer, storage: Storage) -> None:
     assert storage.read_bytes(f"{http_server.url}/ok?X-Amz-Signature=1") == BODY
     assert storage.read_bytes(f"{http_server.url}/redirect") == BODY
@@ -425,6 +445,49 @@ def test_s3_time_out(http_server: HttpServer, s3_bucket: S3Bucket) -> None:
     stalled = S3Section(endpoint_url=http_server.url, region="us-east-1")
     with pytest.raises(TimeoutError):
         Storage(stalled, FetchSection(timeout_s=0.5, retries=0)).read_bytes("s3://stall/a")
+    assert http_server.hits["/stall/a"] == 1
+
+
+def test_an_s3_write_is_tried_again_but_not_for_ever(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sodbatch.storage.retry._PAUSE_S", 0)
+    storage = Storage(s3_bucket.section, FetchSection(retries=2))
+    put = s3fs.S3FileSystem.pipe_file
+    failures = [OSError(errno.EIO, "Connection was closed")]
+    failures[0].__cause__ = ClientError({"Error": {"Code": "SlowDown"}}, "PutObject")
+    left = [2]
+
+    def flaky(self: s3fs.S3FileSystem, *arguments: object) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise failures[0]
+        return put(self, *arguments)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", flaky)
+    storage.write_atomic(f"{s3_bucket.url}/a", b"data")
+    assert s3_bucket.get("a") == b"data"
+    left[0] = 3
+    with pytest.raises(TransientError, match="SlowDown"):
+        storage.write_atomic(f"{s3_bucket.url}/b", b"data")
+    assert left[0] == 0
+
+
+def test_s3_section_reaches_the_wire(http_server: HttpServer, s3_bucket: S3Bucket) -> None:
+    section = S3Section(endpoint_url=http_server.url, region="eu-test-7", requester_pays=True)
+    assert Storage(section, QUICK).read_bytes("s3://ok/a") == BODY
+    assert http_server.last_headers["x-amz-request-payer"] == "requester"
+    assert "/eu-test-7/s3/" in http_server.last_headers["authorization"]
+    assert Storage(S3Section(endpoint_url=http_server.url, anonymous=True), QUICK).read_bytes("s3://ok/a") == BODY
+    assert "authorization" not in http_server.last_headers
+
+
+def test_s3_credentials_of_a_profile(s3_bucket: S3Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = s3_bucket.put("a", b"data")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    keys = f"aws_access_key_id = {READ_ONLY[0]}\naws_secret_access_key = {READ_ONLY[1]}\n"
+    (tmp_path / "credentials").write_text(f"[mine]\n{keys}")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    assert Storage(s3_bucket.section.model_copy(update={"profile": "mine"}), QUICK).read_bytes(url) == b"data"
 
 
 def test_s3_not_writable_is_one_clear_line(s3_read_only: S3Bucket) -> None:

@@ -1,7 +1,8 @@
 """Storage: local paths, ``s3://``, ``http(s)://`` and any other fsspec scheme behind one class."""
 
 from .errors import NotAFileError, TooLargeError, TransientError
-from .store import FileInfo, Storage
+from .info import FileInfo
+from .store import Storage
 from .uris import (
     display_column,
     display_uri,

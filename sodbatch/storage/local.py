@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from .errors import NotAFileError, TooLargeError
+from .info import FileInfo
+from .uris import local_source
 
 
 def read(path: str, max_bytes: int | None = None) -> bytes:
@@ -107,6 +109,19 @@ def walk(folder: str, max_slashes: int | None = None) -> Iterator[str]:
                 yield from walk(path[:-1], max_slashes)
         else:
             yield path
+
+
+def list_files(folder: str) -> Iterator[FileInfo]:
+    """Yield all files under a folder with size and etag, in the order of ``walk``; nothing without a folder."""
+    if not os.path.isdir(folder):
+        return
+    for path in walk(os.path.abspath(folder)):
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:  # a dangling link, or deleted since
+            yield FileInfo(local_source(path), None, None)
+        else:
+            yield FileInfo(local_source(path), status.st_size, etag(status))
 
 
 def any_file(folder: str, accept: Callable[[str], bool]) -> bool:

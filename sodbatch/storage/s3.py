@@ -11,10 +11,11 @@ import fsspec.asyn
 from ..config import FetchSection, S3Section
 from ..errors import UsageError
 from .errors import TooLargeError, TransientError
-from .uris import _USERINFO
+from .retry import with_retries
+from .uris import _USERINFO, redact
 
 _CONNECT_TIMEOUT_S = 10.0
-_ATTEMPTS = 3
+_ATTEMPTS = 2
 _TRANSIENT_CODES = {
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
     "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeTooSkewed", "OperationAborted",
@@ -61,7 +62,7 @@ def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
     except ProfileNotFound as error:
         raise UsageError(f"S3.profile: {error}") from error
     except ValueError as error:
-        raise UsageError(f"S3.endpoint_url, S3.region: {error}") from error
+        raise UsageError(f"S3.endpoint_url, S3.region: {redact(str(error))}") from error
     return filesystem
 
 
@@ -100,18 +101,24 @@ def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = No
         raise translate(error) from error
 
 
-def list_pages(filesystem: Any, url: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects whose key starts as ``url`` does, up to 1,000 at a time, in the store's order.
+def list_pages(filesystem: Any, url: str, retries: int, page_size: int = 1000) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects whose key starts as ``url`` does, a page at a time, in the store's order.
 
     AWS lists in the order of the keys; some other stores list folder by folder.
     """
     bucket, prefix, _ = split(url)
     token: dict[str, str] = {}
-    while True:
+
+    def ask() -> dict[str, Any]:
         try:
-            page = filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **filesystem.req_kw, **token)
+            return filesystem.call_s3(
+                "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=page_size, **filesystem.req_kw, **token
+            )
         except Exception as error:
             raise translate(error) from error
+
+    while True:
+        page = with_retries(ask, retries)
         yield page.get("Contents", [])
         if not page.get("IsTruncated"):
             return

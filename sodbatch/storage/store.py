@@ -5,28 +5,20 @@ from __future__ import annotations
 import io
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from contextlib import contextmanager
+from typing import IO, Any
 
 import fsspec
 
 from ..config import FetchSection, S3Section
 from ..errors import UsageError
 from . import http, local, s3
-from .errors import TooLargeError, TransientError
+from .errors import TooLargeError
+from .info import FileInfo
+from .retry import with_retries
 from .uris import display_uri, local_path, local_source, redact, scheme
-
-_WRITE_PAUSE_S = 0.5
-
-
-class FileInfo(NamedTuple):
-    """A file: its URL, size in bytes, and what changes with its content (S3: ETag; local: time and size)."""
-
-    url: str
-    size: int | None
-    etag: str | None
 
 
 class Storage:
@@ -78,15 +70,12 @@ class Storage:
             local.write_atomic(path, data)
             return
         filesystem, path = self._at(url)
-        for attempt in range(self.fetch_section.retries + 1):
-            try:
+
+        def put() -> None:
+            with _plain_errors(url):
                 filesystem.pipe_file(path, data)
-                return
-            except Exception as error:
-                error = self._translate(url, error)
-                if not isinstance(error, (TransientError, TimeoutError)) or attempt == self.fetch_section.retries:
-                    raise error from error.__cause__
-                time.sleep(_WRITE_PAUSE_S * 2**attempt)
+
+        with_retries(put, self.fetch_section.retries)
 
     def open(self, url: str, mode: str = "rb") -> IO[Any]:
         """Open a file for binary reading or writing; ``http(s)://`` is read whole into memory first."""
@@ -96,10 +85,8 @@ class Storage:
         if scheme(url) in ("http", "https"):
             return io.BytesIO(self.read_bytes(url))
         filesystem, path = self._at(url)
-        try:
+        with _plain_errors(url):
             opened: IO[Any] = filesystem.open(path, mode)
-        except Exception as error:
-            raise self._translate(url, error) from error
         return opened
 
     def list_files(self, url: str) -> Iterator[FileInfo]:
@@ -109,7 +96,7 @@ class Storage:
         """
         path = local_path(url)
         if path is not None:
-            yield from _list_local(path)
+            yield from local.list_files(path)
         elif scheme(url) in ("s3", "s3a"):
             yield from self._list_s3(url.rstrip("/") + "/")
         else:
@@ -131,11 +118,10 @@ class Storage:
             return http.exists(url, self.fetch_section.timeout_s)
         filesystem, path = self._at(url)
         try:
-            filesystem.info(path)
+            with _plain_errors(url):
+                filesystem.info(path)
         except FileNotFoundError:
             return False
-        except Exception as error:
-            raise self._translate(url, error) from error
         return True
 
     def isdir(self, url: str) -> bool:
@@ -146,7 +132,7 @@ class Storage:
         if scheme(url) in ("http", "https"):
             return False
         if scheme(url) in ("s3", "s3a"):
-            return bool(next(self._s3_pages(url.rstrip("/") + "/")))
+            return bool(next(s3.list_pages(self._s3(), url.rstrip("/") + "/", self.fetch_section.retries, page_size=1)))
         filesystem, path = self._at(url)
         return bool(filesystem.isdir(path))
 
@@ -161,10 +147,8 @@ class Storage:
             status = os.stat(path)
             return FileInfo(local_source(path), status.st_size, local.etag(status))
         filesystem, path = self._at(url)
-        try:
+        with _plain_errors(url):
             info = filesystem.info(path)
-        except Exception as error:
-            raise self._translate(url, error) from error
         return FileInfo(url, info.get("size"), _etag(info))
 
     def delete(self, url: str) -> None:
@@ -175,7 +159,8 @@ class Storage:
                 os.unlink(path)
             else:
                 filesystem, path = self._at(url)
-                filesystem.rm_file(path)
+                with _plain_errors(url):
+                    filesystem.rm_file(path)
         except FileNotFoundError:
             pass
 
@@ -196,13 +181,10 @@ class Storage:
 
     def _list_s3(self, url: str) -> Iterator[FileInfo]:
         bucket = s3.split(url)[0]
-        for page in self._s3_pages(url):
+        for page in s3.list_pages(self._s3(), url, self.fetch_section.retries):
             for item in page:
                 if not item["Key"].endswith("/"):
                     yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], _etag(item))
-
-    def _s3_pages(self, url: str) -> Iterator[list[dict[str, Any]]]:
-        return s3.list_pages(self._at(url)[0], url)
 
     def _at(self, url: str) -> tuple[Any, str]:
         """Return the file system of a URL, this process's own, and the path in it."""
@@ -221,20 +203,16 @@ class Storage:
                 self._s3_of_process[os.getpid()] = s3.open_filesystem(self.s3_section, self.fetch_section)
             return self._s3_of_process[os.getpid()]
 
-    def _translate(self, url: str, error: Exception) -> Exception:
-        return s3.translate(error) if scheme(url) in ("s3", "s3a") else error
 
-
-def _list_local(folder: str) -> Iterator[FileInfo]:
-    if not os.path.isdir(folder):
-        return
-    for path in local.walk(os.path.abspath(folder)):
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:  # a dangling link, or deleted since
-            yield FileInfo(local_source(path), None, None)
-        else:
-            yield FileInfo(local_source(path), status.st_size, local.etag(status))
+@contextmanager
+def _plain_errors(url: str) -> Iterator[None]:
+    """Turn what botocore and s3fs raise into Python's own errors and this package's."""
+    try:
+        yield
+    except Exception as error:
+        if scheme(url) in ("s3", "s3a"):
+            raise s3.translate(error) from error
+        raise
 
 
 def _frame(url: str, path: str) -> tuple[str, str]:
