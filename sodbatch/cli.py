@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -221,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, as ``--help`` lists them.
     """
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"paddle\.")  # about compilers and its own layers
+    os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ side: errors only
     logging.basicConfig(level=logging.WARNING, format="sodbatch: %(message)s", stream=sys.stderr)
     try:
         return app(args=arguments, prog_name="sodbatch", standalone_mode=False) or 0
