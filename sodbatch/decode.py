@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import LimitsSection
-from .documents import check_pixels, pdf_pages, tiff_pages
-from .errors import ErrorClass, PictureError
-from .headers import Header, read_header
+from sodbatch.config import LimitsSection
+from sodbatch.documents import check_pixels, pdf_pages, tiff_pages
+from sodbatch.errors import ErrorClass, PictureError
+from sodbatch.headers import Header, read_header
 
 OPENCV_MAX_PIXELS, OPENCV_MAX_SIDE = 2**30, 2**20
 """OpenCV's own bounds, which it reads from the environment when it is loaded; ``max_pixels`` cannot pass them."""

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
-from .config import LimitsSection
-from .errors import ErrorClass, PictureError
+from sodbatch.config import LimitsSection
+from sodbatch.errors import ErrorClass, PictureError
 
 PDF_SCALE = 2.0
 PDF_MIN_SCALE = 0.1

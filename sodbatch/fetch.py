@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from .config import FetchSection, LimitsSection
-from .errors import ErrorClass, PictureError, UsageError
-from .storage import NotAFileError, Storage, TooLargeError, TransientError, redact
+from sodbatch.config import FetchSection, LimitsSection
+from sodbatch.errors import ErrorClass, PictureError, UsageError
+from sodbatch.storage import NotAFileError, Storage, TooLargeError, TransientError, redact
 
 AHEAD_BYTES = 256 * 2**20
 """Fetching ahead of the consumer pauses while this much waits to be taken."""

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import ErrorClass, PictureError
+from sodbatch.errors import ErrorClass, PictureError
 
 
 @dataclass(frozen=True)

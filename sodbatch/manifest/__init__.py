@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import UsageError
-from ..storage import Storage
-from .open import open_reader
-from .pictures import PictureList, PictureTree
-from .rows import SOURCE_SCHEMA, Reader, cannot_read, unify
+from sodbatch.errors import UsageError
+from sodbatch.manifest.open import open_reader
+from sodbatch.manifest.pictures import PictureList, PictureTree
+from sodbatch.manifest.rows import SOURCE_SCHEMA, Reader, cannot_read, unify
+from sodbatch.storage import Storage
 
 __all__ = ["Manifest", "open_manifest"]
 

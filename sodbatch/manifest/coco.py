@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import UsageError
-from ..storage import Storage, display_uri
-from .rows import Rows, choose_base, folder_of, join
+from sodbatch.errors import UsageError
+from sodbatch.manifest.rows import Rows, choose_base, folder_of, join
+from sodbatch.storage import Storage, display_uri
 
 _BLOCK = 1 << 20
 _FIRST_ROWS = 1_000

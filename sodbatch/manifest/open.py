@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from ..errors import UsageError
-from ..storage import Storage, display_uri, local_path, local_source, scheme
-from .coco import CocoManifest
-from .parquet import ParquetManifest, list_parts
-from .pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
-from .rows import Reader, cannot_read
-from .text import CsvManifest, JsonlManifest, TxtManifest
+from sodbatch.errors import UsageError
+from sodbatch.manifest.coco import CocoManifest
+from sodbatch.manifest.parquet import ParquetManifest, list_parts
+from sodbatch.manifest.pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
+from sodbatch.manifest.rows import Reader, cannot_read
+from sodbatch.manifest.text import CsvManifest, JsonlManifest, TxtManifest
+from sodbatch.storage import Storage, display_uri, local_path, local_source, scheme
 
 _MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
 

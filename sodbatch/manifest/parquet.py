@@ -10,9 +10,17 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UsageError
-from ..storage import Storage, display_uri
-from .rows import Rows, cannot_read, choose_base, find_path_column, list_bases, passthrough_fields, unify
+from sodbatch.errors import UsageError
+from sodbatch.manifest.rows import (
+    Rows,
+    cannot_read,
+    choose_base,
+    find_path_column,
+    list_bases,
+    passthrough_fields,
+    unify,
+)
+from sodbatch.storage import Storage, display_uri
 
 _FOOTER_THREADS = 16
 _FIRST_ROWS = 1_000

@@ -9,9 +9,9 @@ from itertools import islice
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from ..storage import FileInfo, Storage, display_column, display_uri, local_path, local_source, scheme
-from ..storage.local import any_file, walk
-from .rows import SOURCE_SCHEMA
+from sodbatch.manifest.rows import SOURCE_SCHEMA
+from sodbatch.storage import FileInfo, Storage, display_column, display_uri, local_path, local_source, scheme
+from sodbatch.storage.local import any_file, walk
 
 SUFFIXES = frozenset(
     [

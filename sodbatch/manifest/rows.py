@@ -12,9 +12,9 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import UsageError
-from ..storage import Storage, display_column, local_path, redact
-from ..tables import RESERVED_COLUMNS
+from sodbatch.errors import UsageError
+from sodbatch.storage import Storage, display_column, local_path, redact
+from sodbatch.tables import RESERVED_COLUMNS
 
 PATH_COLUMNS = ("uri", "path", "image", "image_path", "file_name", "url")
 SOURCE_SCHEMA = pa.schema([pa.field(name, pa.string(), name == "etag") for name in ("source", "uri", "etag")])

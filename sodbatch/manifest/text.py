@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import UsageError
-from ..storage import Storage, display_uri
-from .rows import Rows, choose_base, find_path_column, list_bases, passthrough_fields
+from sodbatch.errors import UsageError
+from sodbatch.manifest.rows import Rows, choose_base, find_path_column, list_bases, passthrough_fields
+from sodbatch.storage import Storage, display_uri
 
 _BLOCK_BYTES = 1 << 22
 _FIRST_ROWS = 1_000

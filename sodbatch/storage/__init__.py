@@ -1,9 +1,9 @@
 """Storage: local paths, ``s3://``, ``http(s)://`` and any other fsspec scheme behind one class."""
 
-from .errors import NotAFileError, TooLargeError, TransientError
-from .info import FileInfo
-from .store import Storage
-from .uris import (
+from sodbatch.storage.errors import NotAFileError, TooLargeError, TransientError
+from sodbatch.storage.info import FileInfo
+from sodbatch.storage.store import Storage
+from sodbatch.storage.uris import (
     display_column,
     display_uri,
     identity,

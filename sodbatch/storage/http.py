@@ -8,7 +8,7 @@ import time
 import requests
 import urllib3
 
-from .errors import TooLargeError, TransientError
+from sodbatch.storage.errors import TooLargeError, TransientError
 
 _CHUNK = 1 << 16
 _TRANSIENT_STATUS = (408, 425, 429)

@@ -7,9 +7,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 
-from .errors import NotAFileError, TooLargeError
-from .info import FileInfo
-from .uris import local_source
+from sodbatch.storage.errors import NotAFileError, TooLargeError
+from sodbatch.storage.info import FileInfo
+from sodbatch.storage.uris import local_source
 
 
 def read(path: str, max_bytes: int | None = None) -> bytes:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from .errors import TransientError
+from sodbatch.storage.errors import TransientError
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import fsspec.asyn
 
-from ..config import FetchSection, S3Section
-from ..errors import UsageError
-from .errors import TooLargeError, TransientError
-from .retry import with_retries
-from .uris import _USERINFO, redact
+from sodbatch.config import FetchSection, S3Section
+from sodbatch.errors import UsageError
+from sodbatch.storage.errors import TooLargeError, TransientError
+from sodbatch.storage.retry import with_retries
+from sodbatch.storage.uris import _USERINFO, redact
 
 _CONNECT_TIMEOUT_S = 10.0
 _ATTEMPTS = 2

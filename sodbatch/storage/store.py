@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import fsspec
 
-from ..config import FetchSection, S3Section
-from ..errors import UsageError
-from . import http, local, s3
-from .errors import TooLargeError
-from .info import FileInfo
-from .retry import with_retries
-from .uris import display_uri, local_path, local_source, redact, scheme
+from sodbatch.config import FetchSection, S3Section
+from sodbatch.errors import UsageError
+from sodbatch.storage import http, local, s3
+from sodbatch.storage.errors import TooLargeError
+from sodbatch.storage.info import FileInfo
+from sodbatch.storage.retry import with_retries
+from sodbatch.storage.uris import display_uri, local_path, local_source, redact, scheme
 
 
 class Storage:
