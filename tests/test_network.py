@@ -75,10 +75,7 @@ def test_unknown_model_is_refused_with_the_known_ones():
 def test_anchors_are_cell_centres_of_strides_32_16_8_row_by_row():
     points, strides = anchor_grid(64, 96)
     expected = [
-        (x + 0.5, y + 0.5, stride)
-        for stride in (32, 16, 8)
-        for y in range(64 // stride)
-        for x in range(96 // stride)
+        (x + 0.5, y + 0.5, stride) for stride in (32, 16, 8) for y in range(64 // stride) for x in range(96 // stride)
     ]
     assert np.concatenate([points, strides], axis=1).tolist() == [list(row) for row in expected]
 
@@ -118,7 +115,6 @@ def test_positions_run_along_columns_first_with_a_quarter_for_each_function():
     height, width, channels = 2, 3, 8
     table = sincos_positions(height, width, channels)
     assert table.shape == (1, 6, 8)
-    frequencies = [1.0, 1 / 10.0]  # 1 / 10000 ** (k / 2)
     frequencies = [1 / 10000 ** (k / 2) for k in range(2)]
     for i in range(width):
         for j in range(height):

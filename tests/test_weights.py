@@ -73,9 +73,7 @@ def test_other_globals_are_refused_by_name(module, name):
         read_pdparams(payload)
 
 
-@pytest.mark.parametrize(
-    "content", [{"w": "text"}, {"w": np.array(["a"])}, {"w": np.array([None])}, ["w"], {"w": 1.0}]
-)
+@pytest.mark.parametrize("content", [{"w": "text"}, {"w": np.array(["a"])}, {"w": np.array([None])}, ["w"], {"w": 1.0}])
 def test_anything_but_numeric_arrays_is_refused(content):
     with pytest.raises(UsageError):
         read_pdparams(pickle.dumps(content, protocol=4))

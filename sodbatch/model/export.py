@@ -71,14 +71,20 @@ def export(
 
 
 def export_state(spec: NetworkSpec, state: State, output_dir: str | Path) -> Path:
-    """:func:`export` with the weights in memory."""
+    """:func:`export` with the weights in memory; equal weights give an equal ``inference.pdiparams``."""
+    from paddle.utils import unique_name
+
     from .network import SODNetwork
 
-    network = SODNetwork(spec)
-    load_state(network, state)
-    network.eval()
-    network.fuse()
-    target = Path(output_dir)
+    with unique_name.guard():  # the file is ordered by names, which start anew here
+        network = SODNetwork(spec)
+        load_state(network, state)
+        network.eval()
+        network.fuse()
+        return _write_folder(network, Path(output_dir))
+
+
+def _write_folder(network: SODNetwork, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -88,7 +94,7 @@ def export_state(spec: NetworkSpec, state: State, output_dir: str | Path) -> Pat
         complete = workspace / target.name
         complete.mkdir()
         save_graph(network, complete / "inference")
-        (complete / "inference.yml").write_text(yaml.safe_dump(inference_config(spec), sort_keys=False))
+        (complete / "inference.yml").write_text(yaml.safe_dump(inference_config(network.spec), sort_keys=False))
         _move_into(complete, target)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
