@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 import threading
@@ -58,7 +59,8 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                outer.answer(self)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    outer.answer(self)
 
             def log_message(self, *arguments):
                 pass
@@ -111,11 +113,7 @@ WANTED = {name.split("/")[1]: data for name, data in FILES.items() if not name.e
 def test_download_holds_the_archives_model_files_and_nothing_else(server, tmp_path):
     folder = download_model(NAME)
     assert contents(folder) == WANTED
-    left = [
-        p
-        for p in (tmp_path / "cache").rglob("*")
-        if p.is_file() and p.parent != folder and p.suffix != ".lock"
-    ]
+    left = [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.parent != folder and p.suffix != ".lock"]
     assert left == []
 
 

@@ -263,6 +263,12 @@ def test_paddle_without_onednn_takes_over_when_it_fails(folder, pictures, expect
     assert_same_boxes(expected[:2], predictor.predict(*pictures)[:2], 1e-3, 0.1)
 
 
+def test_paddle_prints_nothing_to_standard_output(folder, pictures, capfd):
+    predictor, _ = create_predictor(folder, backend="paddle", threads=2)
+    predictor.predict(*pictures)
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

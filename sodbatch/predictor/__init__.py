@@ -69,9 +69,7 @@ def create_predictor(
         if chosen == "openvino":
             from sodbatch.predictor.openvino import OpenVINOPredictor
 
-            return OpenVINOPredictor(
-                graph, folder.preprocess, threads=threads, streams=streams, score_floor=floor
-            )
+            return OpenVINOPredictor(graph, folder.preprocess, threads=threads, streams=streams, score_floor=floor)
         from sodbatch.predictor.onnxruntime import ONNXRuntimePredictor
 
         return ONNXRuntimePredictor(

@@ -77,8 +77,7 @@ def compare(
         score_floor: The score over which boxes are emitted.
     """
     lowest = [
-        min(float(boxes[:, 1].min()), 1.0) if len(boxes) >= keep_top_k else score_floor
-        for boxes in (reference, other)
+        min(float(boxes[:, 1].min()), 1.0) if len(boxes) >= keep_top_k else score_floor for boxes in (reference, other)
     ]
     certain = max(lowest) + score_tolerance
     total = Agreement()

@@ -139,9 +139,7 @@ def _convert_and_check(
     return {"agrees": False, "reason": failure}
 
 
-def agreement_of(
-    reference: list[NDArray[np.float32]], found: list[NDArray[np.float32]], keep_top_k: int
-) -> Agreement:
+def agreement_of(reference: list[NDArray[np.float32]], found: list[NDArray[np.float32]], keep_top_k: int) -> Agreement:
     """Compares raw boxes of several pictures within the tolerances for converted graphs."""
     total = Agreement()
     for expected, boxes in zip(reference, found, strict=True):

@@ -38,9 +38,7 @@ def repair_layer_norm(graph: Path, program: Path) -> int:
     sums = {node.output[0]: node for node in model.graph.node if node.op_type == "Add"}
     roots = [node for node in model.graph.node if node.op_type == "Sqrt" and node.input[0] in sums]
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    tensors |= {
-        node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"
-    }
+    tensors |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
     constants = [tensors[name] for root in roots for name in sums[root.input[0]].input if name in tensors]
     if len(constants) != len(epsilons):
         return 0

@@ -100,9 +100,7 @@ def with_score_floor(graph: Path, score_floor: float) -> bytes:
 
     model = onnx.load(str(graph))
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants |= {
-        node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"
-    }
+    constants |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
     for node in model.graph.node:
         if node.op_type == "NonMaxSuppression":
             own = numpy_helper.to_array(constants[node.input[4]])

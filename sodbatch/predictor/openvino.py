@@ -60,9 +60,7 @@ class OpenVINOPredictor:
         factors = self._preprocess.scale_factors(sizes)
         results: list[NDArray[np.float32]] = [np.empty((0, 6), np.float32)] * len(images)
         for i in range(len(images)):
-            self._queue.start_async(
-                {"image": images[i : i + 1], "scale_factor": factors[i : i + 1]}, (results, i)
-            )
+            self._queue.start_async({"image": images[i : i + 1], "scale_factor": factors[i : i + 1]}, (results, i))
         self._queue.wait_all()
         return results
 

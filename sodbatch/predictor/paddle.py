@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,16 +61,15 @@ class PaddlePredictor:
         self._batch_size = batch_size
         with program_with_floor(folder.program, score_floor) as program:
             if device == "cpu":
-                self._create_cpu(program, folder.params, threads or usable_cpus())
+                with _native_output_to_stderr():
+                    self._create_cpu(program, folder.params, threads or usable_cpus())
                 return
             gpu = int(device.partition(":")[2] or 0)
             if tensorrt:
                 from sodbatch.predictor.tensorrt import create_tensorrt
 
                 self.name = f"paddle-tensorrt-{precision}"
-                self._predictor = create_tensorrt(
-                    program, folder.params, folder.preprocess, gpu, precision, batch_size
-                )
+                self._predictor = create_tensorrt(program, folder.params, folder.preprocess, gpu, precision, batch_size)
             else:
                 self.name = f"paddle-gpu-{precision}"
                 self._predictor = _create_gpu(program, folder.params, gpu, precision)
@@ -91,8 +93,7 @@ class PaddlePredictor:
             handle.copy_from_cpu(array)
         self._predictor.run()
         boxes, counts = (
-            self._predictor.get_output_handle(name).copy_to_cpu()
-            for name in self._predictor.get_output_names()[:2]
+            self._predictor.get_output_handle(name).copy_to_cpu() for name in self._predictor.get_output_names()[:2]
         )
         return np.split(boxes.reshape(-1, 6), np.cumsum(counts)[:-1])
 
@@ -127,6 +128,20 @@ def _create_cpu(program: Path, params: Path, threads: int, *, onednn: bool) -> A
     return inference.create_predictor(common_options(config))
 
 
+@contextmanager
+def _native_output_to_stderr() -> Iterator[None]:
+    """Keeps what Paddle's passes print (a line for each ReduceMean) out of standard output."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def _create_gpu(program: Path, params: Path, gpu: int, precision: str) -> Any:
     """Untested on hardware."""
     from paddle import inference
@@ -135,9 +150,7 @@ def _create_gpu(program: Path, params: Path, gpu: int, precision: str) -> Any:
     config.disable_mkldnn()
     config.exp_disable_mixed_precision_ops({"feed", "fetch"})
     half = inference.PrecisionType.Half
-    config.enable_use_gpu(
-        GPU_MEMORY_POOL_MB, gpu, half if precision == "fp16" else inference.PrecisionType.Float32
-    )
+    config.enable_use_gpu(GPU_MEMORY_POOL_MB, gpu, half if precision == "fp16" else inference.PrecisionType.Float32)
     return inference.create_predictor(common_options(config))
 
 
