@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +42,6 @@ class Agreement:
             f"{self.boxes} boxes, {self.unmatched} without partner, "
             f"score within {self.score_difference:.1g}, coordinates within {self.box_difference:.1g} px"
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, figures: dict[str, Any]) -> Agreement:
-        """The inverse of :meth:`as_dict`."""
-        return cls(**{field.name: figures[field.name] for field in fields(cls)})
 
 
 def compare(

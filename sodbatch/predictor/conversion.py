@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def _convert_and_check(
             if agreement.agrees:
                 os.replace(candidate, graph)
                 reason = f"its conversion agrees with paddle on {len(images)} pictures ({agreement})"
-                return {"agrees": True, "reason": reason, **agreement.as_dict()}
+                return {"agrees": True, "reason": reason, **asdict(agreement)}
             failure = f"its conversion disagrees with paddle on {len(images)} sample pictures: {agreement}"
             log.warning("attempt %d of %d: %s", attempt, ATTEMPTS, failure)
     return {"agrees": False, "reason": failure}
