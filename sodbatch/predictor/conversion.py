@@ -96,7 +96,9 @@ def convert(
             f"cannot cache the conversion in {home}: {error.strerror or error}; "
             "set SODBATCH_CACHE to a folder that can be written, or use backend: paddle"
         ) from error
-    return Conversion(graph if found["agrees"] else None, found["reason"])
+    if not found["agrees"]:
+        return Conversion(None, f"{found['reason']} (remembered; delete {home} to try again)")
+    return Conversion(graph, found["reason"])
 
 
 def _key(folder: ModelFolder, backend: str) -> str:
