@@ -82,7 +82,7 @@ class RayEngine:
             ray.shutdown()
             raise
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-        self.description = f"Ray with {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} machines, {self.actors}"
+        self.description = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs, machines: {len(nodes)}; {self.actors}"
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -73,7 +73,7 @@ def resolve(config: Config) -> Job:
     fields: dict[str, Any] = {
         "model": folder.model_name,
         "model_fingerprint": folder.fingerprint,
-        "threshold": list(threshold.per_class),
+        "threshold": threshold.per_class[0] if len(set(threshold.per_class)) == 1 else list(threshold.per_class),
         "preprocess": json.loads(json.dumps(asdict(folder.preprocess))),
         "id_from_etag": predict.id_from_etag,
         "columns": {field.name: str(field.type) for field in manifest.passthrough},

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 import uuid
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from sodbatch.companions import sample_rows, write_coco
 from sodbatch.config import Config
 from sodbatch.engine_inline import InlineEngine
 from sodbatch.errors import JobError
+from sodbatch.ids import IdSet
 from sodbatch.job import Job, build_pipeline, drawing, resolve
 from sodbatch.ledger import Ledger, read_ledger, settle
 from sodbatch.output import begin, fingerprint_id, finish
@@ -49,13 +53,12 @@ def run(config: Config, *, dry_run: bool = False, console: Console | None = None
     job = resolve(config)
     if not dry_run:
         job.storage.check_writable(job.output)
-    with _engine(config) as engine:
-        if dry_run:
-            _print_plan(job, engine, console)
-            return 0
-        with ProgressBar(console) as bar:
-            bar.say(f"model {job.folder.model_name}, output {display_uri(job.output)}, {engine.description}")
-            summary = _execute(job, engine, bar, started)
+    if dry_run:
+        _print_plan(job, console)
+        return 0
+    with ProgressBar(console) as bar:
+        bar.say(f"model {job.folder.model_name}, output {display_uri(job.output)}")
+        summary = _execute(job, bar, started)
     _print_result(job, summary, console)
     return 3 if summary[FAILED] else 0
 
@@ -68,7 +71,7 @@ def _engine(config: Config) -> Engine:
     return RayEngine(config)
 
 
-def _execute(job: Job, engine: Engine, bar: ProgressBar, started: float) -> dict[str, Any]:
+def _execute(job: Job, bar: ProgressBar, started: float) -> dict[str, Any]:
     """Run until every input is committed, settle, count, and declare the run finished."""
     run = Run(
         run_id=uuid.uuid4().hex,
@@ -77,7 +80,7 @@ def _execute(job: Job, engine: Engine, bar: ProgressBar, started: float) -> dict
         model_name=job.folder.model_name,
         model_fingerprint=job.folder.fingerprint,
     )
-    listed = _run_passes(job, engine, build_pipeline(job, run, engine.actors), bar)
+    listed, engine = _run_pending(job, run, bar)
     superseded = settle(job.output, job.storage)
     counted = count(job.output, job.storage)
     if counted["doubles"] or counted["pictures"] != counted[OK] + counted[FAILED]:
@@ -99,8 +102,8 @@ def _execute(job: Job, engine: Engine, bar: ProgressBar, started: float) -> dict
         "fingerprint": run.fingerprint,
         "model_name": run.model_name,
         "model_fingerprint": run.model_fingerprint,
-        "threshold": dict(enumerate(job.threshold.per_class)),
-        "engine": engine.description,
+        "threshold": job.fields["threshold"],
+        "engine": engine,
         "this_run": this_run,
         **counted,
         "worst_errors": worst_errors(job.output, job.storage),
@@ -110,36 +113,57 @@ def _execute(job: Job, engine: Engine, bar: ProgressBar, started: float) -> dict
     return summary
 
 
-def _run_passes(job: Job, engine: Engine, pipeline: Pipeline, bar: ProgressBar) -> Pending:
-    """Run what is pending, again and again until nothing is missing or nothing new comes of it.
+def _run_pending(job: Job, run: Run, bar: ProgressBar) -> tuple[Pending, str]:
+    """Run what is pending; where nothing is, no engine is started.
 
     Returns:
-        The first pass's listing: what this run found to do.
+        What this run found to do, and the engine that did it, in words.
     """
     ledger = read_ledger(job.output, job.storage, retry_failed=job.config.Predict.retry_failed)
-    first: Pending | None = None
+    bar.expect(job.manifest.count_hint())
+    pending = Pending(job.manifest, ledger, on_end=bar.expect)
+    tables = pending.tables()
+    head = next(tables, None)
+    if head is None:
+        return pending, "none, there was nothing to do"
+    with _engine(job.config) as engine:
+        bar.say(engine.description)
+        pipeline = build_pipeline(job, run, engine.actors)
+        failure = _run_pass(engine, pipeline, itertools.chain([head], tables), bar)
+        if failure is not None:
+            pending = _list(job, ledger)
+        _run_missing(job, engine, pipeline, pending.listed, failure, bar)
+        return pending, engine.description
+
+
+def _run_pass(engine: Engine, pipeline: Pipeline, tables: Iterable[pa.Table], bar: ProgressBar) -> JobError | None:
+    try:
+        engine.run(pipeline, tables, bar)
+    except JobError as error:
+        bar.say(f"what is missing is tried again after: {error}")
+        return error
+    return None
+
+
+def _run_missing(
+    job: Job, engine: Engine, pipeline: Pipeline, listed: IdSet, failure: JobError | None, bar: ProgressBar
+) -> None:
+    """Run what is missing in the ledger, again and again until nothing is, or nothing new comes of it."""
     fewest: int | None = None
     fruitless = 0
     while True:
-        pending = Pending(job.manifest, ledger, on_end=bar.expect)
-        bar.expect(None if first else job.manifest.count_hint())
-        failure: JobError | None = None
-        try:
-            engine.run(pipeline, pending.tables(), bar)
-        except JobError as error:
-            failure = error
-            bar.say(f"trying again what is missing, after: {error}")
-            pending = _list(job, ledger)
-        first = first or pending
         ledger = read_ledger(job.output, job.storage)
-        missing = pending.listed.count_missing(ledger.done)
+        missing = listed.count_missing(ledger.done)
         if missing == 0:
-            return first
+            return
         fruitless = fruitless + 1 if fewest is not None and missing >= fewest else 0
         if fruitless == FRUITLESS_PASSES:
-            reason = failure or "the engine reported no error"
-            raise JobError(f"{missing:,} inputs could not be committed in {FRUITLESS_PASSES} more tries: {reason}")
+            raise JobError(
+                f"{missing:,} inputs could not be committed in {FRUITLESS_PASSES} more tries: "
+                f"{failure or 'no error was reported'}"
+            )
         fewest = missing
+        failure = _run_pass(engine, pipeline, Pending(job.manifest, ledger).tables(), bar)
 
 
 def _list(job: Job, ledger: Ledger) -> Pending:
@@ -173,12 +197,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _print_plan(job: Job, engine: Engine, console: Console) -> None:
+def _print_plan(job: Job, console: Console) -> None:
     pending = _list(job, read_ledger(job.output, job.storage, retry_failed=job.config.Predict.retry_failed))
-    pipeline = build_pipeline(job, Run("", 0, fingerprint_id(job.fields), job.folder.model_name, ""), engine.actors)
+    with _engine(job.config) as engine:
+        pipeline = build_pipeline(job, Run("", 0, "", job.folder.model_name, job.folder.fingerprint), engine.actors)
     console.print(
         f"model      {job.folder.model_name}, input {job.folder.preprocess.height} x {job.folder.preprocess.width}\n"
-        f"threshold  {job.threshold}\n"
+        f"threshold  {job.fields['threshold']}\n"
         f"inputs     {len(pending.listed):,} ({pending.repeats:,} named again)\n"
         f"done       {pending.already_done:,}\n"
         f"to do      {pending.to_do:,}\n"
