@@ -15,7 +15,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format and fix"
 	@echo "make lock    write constraints.txt anew (needs uv)"
-	@echo "make bench   measure pictures a second"
+	@echo "make bench   measure pictures a second: make bench PICTURES=folder MODEL_DIR=folder"
 	@echo "make clean   remove $(VENV), caches and output/demo"
 	@echo "PYTHON=python3.11 chooses the interpreter, 3.10 to 3.12; found: $(or $(PYTHON),none)"
 
@@ -49,7 +49,8 @@ lock:
 		--extra cpu --extra s3 --extra dev --output-file constraints.txt pyproject.toml
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	@test -n "$(PICTURES)" -a -n "$(MODEL_DIR)" || { echo "make bench PICTURES=folder MODEL_DIR=folder"; exit 1; }
+	$(BIN)/python benchmarks/throughput.py --pictures "$(PICTURES)" --model-dir "$(MODEL_DIR)"
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis output/demo
