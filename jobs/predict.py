@@ -1,4 +1,4 @@
-"""The main job for ``ray job submit -- python jobs/predict.py -c ... -o ...``; takes the options of sodbatch predict."""
+"""The main job for ``ray job submit -- python jobs/predict.py ...``; takes the options of ``sodbatch predict``."""
 
 import sys
 
