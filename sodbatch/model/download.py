@@ -125,8 +125,7 @@ def _receive(session: requests.Session, url: str, archive: Path, show: Any) -> N
             raise _CutOffError("the part downloaded before is of another file; starting again")
         if response.status_code in (401, 403, 404):
             raise UsageError(
-                f"no model at {redact(url)}: the server answers {response.status_code}; "
-                "check the name and the base URL"
+                f"no model at {redact(url)}: the server answers {response.status_code}; check the name and the base URL"
             )
         response.raise_for_status()
         continued = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(
