@@ -42,9 +42,7 @@ def dump(args: argparse.Namespace) -> int:
         start = time.perf_counter()
         (result,) = model.predict(str(path), threshold=args.threshold)
         seconds.append(time.perf_counter() - start)
-        pictures[path.name] = [
-            [box["cls_id"], box["score"], *map(float, box["coordinate"])] for box in result["boxes"]
-        ]
+        pictures[path.name] = [[box["cls_id"], box["score"], *map(float, box["coordinate"])] for box in result["boxes"]]
     content = {
         "threshold": args.threshold,
         "folder": str(Path(args.pictures).resolve()),
@@ -122,9 +120,7 @@ def _of_run(output: str) -> Iterator[tuple[str, list, float]]:
 
 def main() -> int:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     halves = parser.add_subparsers(required=True)
     for half in (dump, compare):
         sub = halves.add_parser(half.__name__)

@@ -15,7 +15,7 @@ import typer
 
 from sodbatch import __version__
 from sodbatch.config import Config
-from sodbatch.config_file import load_config
+from sodbatch.config.file import load_config
 from sodbatch.errors import JobError, UsageError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -156,7 +156,7 @@ def export(config: ConfigOption = None, override: OverrideOption = None) -> int:
 @app.command()
 def models() -> None:
     """List the official models: input size, published accuracy, where they come from, whether they are cached."""
-    from sodbatch.catalog import describe
+    from sodbatch.model.catalog import describe
 
     typer.echo(_redact(describe()))
 

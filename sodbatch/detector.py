@@ -48,9 +48,7 @@ class Detector:
         backend: Which backend runs and why; None before the first picture.
     """
 
-    def __init__(
-        self, folder: ModelFolder, threshold: Any, storage: Storage, device: str, **options: Any
-    ) -> None:
+    def __init__(self, folder: ModelFolder, threshold: Any, storage: Storage, device: str, **options: Any) -> None:
         check_choice(device=device, **options)
         self._folder = folder
         self._threshold = threshold
@@ -123,15 +121,11 @@ class Detector:
         items: Sequence[Any] = input if isinstance(input, (list, tuple)) else [input]
         for item in items:
             if not isinstance(item, (np.ndarray, str, Path)):
-                raise UsageError(
-                    f"input holds a {type(item).__name__}; expected arrays, paths, URLs or folders"
-                )
+                raise UsageError(f"input holds a {type(item).__name__}; expected arrays, paths, URLs or folders")
             if isinstance(item, np.ndarray) and (
                 item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or not item.size
             ):
-                raise UsageError(
-                    f"input holds an array {item.dtype} {item.shape}; expected uint8 [H, W, 3], BGR"
-                )
+                raise UsageError(f"input holds an array {item.dtype} {item.shape}; expected uint8 [H, W, 3], BGR")
         return self._read(items)
 
     def _read(self, items: Iterable[Any]) -> Iterator[_Picture]:

@@ -11,14 +11,14 @@ import pyarrow as pa
 
 from sodbatch.companions import DrawPictures, WriteJson
 from sodbatch.config import Config
+from sodbatch.engine.pipeline import InferSpec, Pipeline
+from sodbatch.engine.resources import ActorPlan
 from sodbatch.errors import UsageError
 from sodbatch.fetch import Fetcher
 from sodbatch.manifest import Manifest, open_manifest
 from sodbatch.model.find import find_model
 from sodbatch.model.folder import ModelFolder
 from sodbatch.output import choose_output
-from sodbatch.pipeline import InferSpec, Pipeline
-from sodbatch.resources import ActorPlan
 from sodbatch.stages import Load, pictures_per_block
 from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import SCHEMA_VERSION
@@ -95,8 +95,8 @@ def _check_not_inside(config: Config, storage: Storage) -> None:
         folder = display_uri(source).rstrip("/") + "/"
         if output.startswith(folder) and storage.isdir(source):
             raise UsageError(
-                f"Global.output {output} lies inside the input folder {folder}, so the drawn pictures would be inputs of "
-                "the next run; choose another Global.output, or Visualize.pictures=none"
+                f"Global.output {output} lies inside the input folder {folder}, so the drawn pictures would be inputs "
+                "of the next run; choose another Global.output, or Visualize.pictures=none"
             )
 
 

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from sodbatch.companions import sample_rows, write_coco
 from sodbatch.config import Config
-from sodbatch.engine_inline import InlineEngine
+from sodbatch.engine.inline import InlineEngine
+from sodbatch.engine.pipeline import Engine, Pipeline
 from sodbatch.errors import JobError
 from sodbatch.ids import IdSet
 from sodbatch.job import Job, build_pipeline, drawing, resolve
 from sodbatch.ledger import Ledger, read_ledger, settle
 from sodbatch.output import begin, fingerprint_id, finish
 from sodbatch.pending import Pending
-from sodbatch.pipeline import Engine, Pipeline
 from sodbatch.progress import ProgressBar
 from sodbatch.storage import display_uri
 from sodbatch.summary import count, worst_errors
@@ -66,7 +66,7 @@ def run(config: Config, *, dry_run: bool = False, console: Console | None = None
 def _engine(config: Config) -> Engine:
     if config.Predict.engine == "inline":
         return InlineEngine(config)
-    from sodbatch.engine_ray import RayEngine
+    from sodbatch.engine.ray import RayEngine
 
     return RayEngine(config)
 

@@ -127,9 +127,7 @@ def _class_id(key: Any, num_classes: int) -> int:
     return int(key)
 
 
-def select(
-    raw: NDArray[np.float32], threshold: Threshold, height: int, width: int, keep_top_k: int
-) -> Detections:
+def select(raw: NDArray[np.float32], threshold: Threshold, height: int, width: int, keep_top_k: int) -> Detections:
     """Keeps the boxes over their class's threshold, clipped to the picture.
 
     As PaddleX does: score > threshold strictly, in float32; class > -1 (-1 marks padding);
@@ -149,9 +147,7 @@ def select(
     raw = raw[raw[:, 0] > -1]
     cls_id, score = raw[:, 0].astype(np.int32), raw[:, 1]
     if len(raw) and cls_id.max() >= len(threshold.per_class):
-        raise ValueError(
-            f"the graph emits class {cls_id.max()}, the model has {len(threshold.per_class)} labels"
-        )
+        raise ValueError(f"the graph emits class {cls_id.max()}, the model has {len(threshold.per_class)} labels")
     # Boxes beyond keep_top_k scored lower than every emitted one, so some may be missing only
     # if every emitted one is over the lowest threshold.
     over_floor = int(np.count_nonzero(score > np.float32(threshold.floor)))

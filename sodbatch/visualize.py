@@ -46,9 +46,7 @@ def draw(
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(max(height, width) / 1000))
     frames = [_frame(box, line) for box in detections.boxes.tolist()]
-    for frame, box, cls_id in reversed(
-        list(zip(frames, detections.boxes.tolist(), detections.cls_id.tolist()))
-    ):
+    for frame, box, cls_id in reversed(list(zip(frames, detections.boxes.tolist(), detections.cls_id.tolist()))):
         pen.rectangle(frame, outline=_color(cls_id), width=_line_width(box, line))
 
     font_size = min(28, max(10, round(max(height, width) / 95)))

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from sodbatch import __version__, predict_job
-from sodbatch.catalog import cached
 from sodbatch.cli import main
 from sodbatch.config import Config
 from sodbatch.errors import JobError, UsageError
+from sodbatch.model.catalog import cached
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sodbatch.config import Config
-from sodbatch.config_file import find_config, load_config, packaged_configs, parse_override
+from sodbatch.config.file import find_config, load_config, packaged_configs, parse_override
 from sodbatch.errors import UsageError
 
 OFFICIAL = ["PP-YOLOE_plus_SOD-L", "PP-YOLOE_plus_SOD-S", "PP-YOLOE_plus_SOD-largesize-L"]

@@ -18,9 +18,9 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from sodbatch.config import LimitsSection
 from sodbatch.decode import FailedPage, Page, decode_pages
-from sodbatch.documents import pdf_scale
+from sodbatch.decode.documents import pdf_scale
+from sodbatch.decode.headers import read_header
 from sodbatch.errors import ErrorClass, PictureError
-from sodbatch.headers import read_header
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 

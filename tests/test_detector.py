@@ -78,9 +78,7 @@ def test_boxes_are_those_of_the_graph_under_paddlex_rules(model, tiny_model_dir,
 
 def test_every_kind_of_input(model, folder, picture):
     png, bmp = str(folder / "b.png"), str(folder / "deep" / "a.bmp")
-    (of_array,), (of_path,), (of_object,) = (
-        list(model.predict(source)) for source in (picture, png, folder / "b.png")
-    )
+    (of_array,), (of_path,), (of_object,) = (list(model.predict(source)) for source in (picture, png, folder / "b.png"))
     assert rows(of_array) == rows(of_path) == rows(of_object) and len(rows(of_path)) > 3
     assert of_path["input_path"] == png
     assert sorted(result["input_path"] for result in model.predict(str(folder))) == sorted([png, bmp])

@@ -220,9 +220,7 @@ def test_wrong_layer_norm_epsilons_are_put_right(folder, new_cache, monkeypatch)
 
     def spoil(model):
         sums = {node.output[0]: node for node in model.graph.node if node.op_type == "Add"}
-        constants = {
-            node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"
-        }
+        constants = {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
         constants |= {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Sqrt":

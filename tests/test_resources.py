@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sodbatch.config import ResourcesSection
+from sodbatch.engine.resources import ActorPlan, Node, plan_actors
 from sodbatch.errors import UsageError
-from sodbatch.resources import ActorPlan, Node, plan_actors
 
 AUTO = ResourcesSection()
 

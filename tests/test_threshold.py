@@ -16,9 +16,7 @@ NUM_CLASSES = 4
 WIDTH, HEIGHT = 64, 48
 SCORES = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0]) | st.floats(0, 1, width=32)
 COORDINATES = st.sampled_from([-3.0, 0.0, 10.0, 48.0, 64.0, 70.0]) | st.floats(-100, 200, width=32)
-BOXES = st.lists(
-    st.tuples(st.integers(-1, NUM_CLASSES - 1).map(float), SCORES, *[COORDINATES] * 4), max_size=30
-)
+BOXES = st.lists(st.tuples(st.integers(-1, NUM_CLASSES - 1).map(float), SCORES, *[COORDINATES] * 4), max_size=30)
 THRESHOLDS = st.floats(0, 1) | st.integers(0, 1)
 
 

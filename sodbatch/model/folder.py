@@ -35,6 +35,7 @@ class ModelFolder:
         draw_threshold: Score threshold used when the user names none, 0 to 1.
         preprocess: What happens to a picture before the graph.
         keep_top_k: The most boxes that the graph returns per picture.
+        config: The yml.
         params: The parameters' file.
         program: The graph's file, ``.json`` (Paddle 3) or ``.pdmodel`` (older).
         fingerprint: sha256 over the content of program, parameters and yml.
@@ -46,6 +47,7 @@ class ModelFolder:
     draw_threshold: float
     preprocess: Preprocess
     keep_top_k: int
+    config: Path
     params: Path
     program: Path
     fingerprint: str
@@ -81,6 +83,7 @@ def open_model_folder(path: str | Path) -> ModelFolder:
             draw_threshold=_draw_threshold(config),
             preprocess=preprocess,
             keep_top_k=graph.keep_top_k,
+            config=config_path,
             params=params,
             program=program,
             fingerprint=_fingerprint(program, params, config_path),

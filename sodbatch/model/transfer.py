@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sodbatch.cache import cache_dir
-from sodbatch.model.folder import CONFIG_NAMES, ModelFolder
+from sodbatch.model.folder import ModelFolder
 
 
 def read_model_files(folder: ModelFolder) -> dict[str, bytes]:
     """Return the content of a model's files by name."""
-    config = next(folder.path / name for name in CONFIG_NAMES if (folder.path / name).is_file())
-    return {file.name: file.read_bytes() for file in (folder.program, folder.params, config)}
+    return {file.name: file.read_bytes() for file in (folder.program, folder.params, folder.config)}
 
 
 def install_model_files(folder: ModelFolder, files: dict[str, bytes]) -> ModelFolder:
@@ -37,4 +36,5 @@ def install_model_files(folder: ModelFolder, files: dict[str, bytes]) -> ModelFo
             except OSError:
                 if not target.is_dir():
                     raise
-    return replace(folder, path=target, program=target / folder.program.name, params=target / folder.params.name)
+    moved = {name: target / getattr(folder, name).name for name in ("config", "params", "program")}
+    return replace(folder, path=target, **moved)

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from sodbatch.config import Config
-from sodbatch.pipeline import Listener, Pipeline
-from sodbatch.resources import ActorPlan
+from sodbatch.engine.pipeline import Listener, Pipeline
+from sodbatch.engine.resources import ActorPlan
 
 
 class InlineEngine:
-    """Runs a pipeline in this process; satisfies :class:`sodbatch.pipeline.Engine`."""
+    """Runs a pipeline in this process; satisfies :class:`sodbatch.engine.pipeline.Engine`."""
 
     def __init__(self, config: Config) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ class InlineEngine:
         pass
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
-        """See :meth:`sodbatch.pipeline.Engine.run`."""
+        """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
         infer = None
         shard: list[pa.Table] = []
         for rows in pending:

@@ -12,9 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from sodbatch.config import Config
-from sodbatch.config_errors import explain
+from sodbatch.config.messages import explain
+from sodbatch.config.paddlex import apply_kernel_option
 from sodbatch.errors import UsageError
-from sodbatch.paddlex_compat import apply_kernel_option
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,9 @@ def load_config(
 
 def packaged_configs() -> Path:
     """Return the folder of the official models' files: inside the wheel, or ``configs/`` of a checkout."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(path: str) -> Path:

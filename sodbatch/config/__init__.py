@@ -1,6 +1,6 @@
 """Configuration: PaddleX's sections and keys where it has them, typed and validated.
 
-``configs/`` explains every key; :mod:`sodbatch.config_file` reads and merges the files.
+``configs/`` explains every key; :mod:`sodbatch.config.file` reads and merges the files.
 """
 
 from __future__ import annotations

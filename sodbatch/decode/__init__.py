@@ -1,8 +1,8 @@
 """Decode: bytes to pages, pixel for pixel as PaddleX 3.7.2 reads them.
 
 Pictures go through ``cv2.imdecode(IMREAD_COLOR)``, which applies the EXIF orientation (but for WebP: see below),
-drops alpha and brings any depth to 8 bits; TIFF and PDF go through :mod:`sodbatch.documents`. Sizes are checked in
-the header, before memory is spent, and a file whose end is missing is refused rather than half decoded.
+drops alpha and brings any depth to 8 bits; TIFF and PDF go through :mod:`sodbatch.decode.documents`. Sizes are checked
+in the header, before memory is spent, and a file whose end is missing is refused rather than half decoded.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sodbatch.config import LimitsSection
-from sodbatch.documents import check_pixels, pdf_pages, tiff_pages
+from sodbatch.decode.documents import check_pixels, pdf_pages, tiff_pages
+from sodbatch.decode.headers import Header, read_header
 from sodbatch.errors import ErrorClass, PictureError
-from sodbatch.headers import Header, read_header
 
 OPENCV_MAX_PIXELS, OPENCV_MAX_SIDE = 2**30, 2**20
 """OpenCV's own bounds, which it reads from the environment when it is loaded; ``max_pixels`` cannot pass them."""

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from sodbatch.engine.resources import ActorPlan
 from sodbatch.model.folder import ModelFolder
-from sodbatch.resources import ActorPlan
 from sodbatch.stages import Infer, Load
 from sodbatch.threshold import Threshold
 from sodbatch.write import Write, Written

@@ -27,11 +27,11 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sodbatch.config import Config
+from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
+from sodbatch.engine.resources import ActorPlan, Node, plan_actors
 from sodbatch.errors import JobError, UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.model.transfer import install_model_files, read_model_files
-from sodbatch.pipeline import InferSpec, Listener, Pipeline
-from sodbatch.resources import ActorPlan, Node, plan_actors
 from sodbatch.storage import redact
 from sodbatch.write import Write, Written
 
@@ -47,7 +47,7 @@ process must not loop for ever."""
 
 
 class RayEngine:
-    """Runs a pipeline on Ray; satisfies :class:`sodbatch.pipeline.Engine`.
+    """Runs a pipeline on Ray; satisfies :class:`sodbatch.engine.pipeline.Engine`.
 
     Connects to ``Resources.ray_address``, else to ``RAY_ADDRESS`` (set in submitted jobs), else starts Ray on this
     machine and stops it at the end.
@@ -89,7 +89,7 @@ class RayEngine:
         ray.shutdown()
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
-        """See :meth:`sodbatch.pipeline.Engine.run`."""
+        """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = self._config.Resources.no_progress_timeout_s
