@@ -64,6 +64,14 @@ def test_no_more_gpus_are_used_than_named() -> None:
     assert plan_actors([Node(16, 4)], AUTO, "gpu", max_gpus=2).min_actors == 2
 
 
+def test_a_cluster_without_workers_needs_to_be_told_what_it_scales_up_to() -> None:
+    with pytest.raises(UsageError, match="scales up from nothing"):
+        plan_actors([Node(0)], AUTO, "cpu")
+    told = ResourcesSection(actors=(1, 100), cpus_per_actor=4)
+    assert plan_actors([Node(0)], told, "cpu") == ActorPlan(1, 100, 4, 0, 4)
+    assert plan_actors([Node(0)], ResourcesSection(actors=(1, 8)), "gpu").max_actors == 8
+
+
 def test_what_the_configuration_names_is_taken() -> None:
     named = ResourcesSection(actors=(2, 9), cpus_per_actor=1.5, threads_per_actor=3)
     assert plan_actors([Node(8)], named, "cpu") == ActorPlan(2, 9, 1.5, 0, 3)

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +29,6 @@ from sodbatch.config import Config
 from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan, Node, plan_actors
 from sodbatch.errors import JobError, UsageError
-from sodbatch.model.folder import ModelFolder
 from sodbatch.model.transfer import install_model_files, read_model_files
 from sodbatch.storage import redact
 from sodbatch.write import Write, Written
@@ -66,13 +64,17 @@ class RayEngine:
         if gpu_ids and local:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids
         with _quiet():
-            ray.init(
-                address=resources.ray_address,
-                num_cpus=max(2, os.cpu_count() or 2) if local else None,
-                include_dashboard=False if local else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            try:
+                ray.init(
+                    address=resources.ray_address,
+                    num_cpus=max(2, os.cpu_count() or 2) if local else None,
+                    include_dashboard=False if local else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except ConnectionError as error:
+                address = resources.ray_address or os.environ.get("RAY_ADDRESS", "")
+                raise UsageError(f"no Ray cluster answers at {redact(address)}: {redact(str(error))}") from error
         try:
             nodes = [_node(entry["Resources"]) for entry in ray.nodes() if entry["Alive"]]
             if device == "auto":
@@ -94,16 +96,37 @@ class RayEngine:
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = self._config.Resources.no_progress_timeout_s
         context.actor_task_retry_on_errors = False
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        node = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
         monitor = ray.remote(_Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
-        files = ray.put(read_model_files(pipeline.infer.folder))
-        load_cpus = self._config.Resources.cpus_per_load_task
+        model = (pipeline.infer, ray.put(read_model_files(pipeline.infer.folder)), node)
         with _Relay(monitor, listener):
             for blocks in _waves(pending, pipeline.block_rows):
                 try:
-                    _run_wave(pipeline, blocks, self.actors, monitor, files, load_cpus)
+                    self._run_wave(pipeline, blocks, (*model, monitor))
                 except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
                     raise _as_ours(error) from error
+
+    def _run_wave(self, pipeline: Pipeline, blocks: list[pa.Table], actor_args: tuple[Any, ...]) -> None:
+        loaded = ray.data.from_arrow(blocks).map_batches(
+            pipeline.load,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=self._config.Resources.cpus_per_load_task,
+            ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+        )
+        inferred = loaded.map_batches(
+            _InferActor,
+            fn_constructor_args=actor_args,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=self.actors.min_actors, max_size=self.actors.max_actors),
+            num_cpus=self.actors.cpus,
+            num_gpus=self.actors.gpus,
+            ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
+        )
+        sink = _Sink(pipeline.write, pipeline.shard_size, actor_args[-1])
+        inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES})
 
 
 @contextmanager
@@ -129,30 +152,6 @@ def _quiet() -> Iterator[None]:
 
 def _node(resources: dict[str, float]) -> Node:
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-
-
-def _run_wave(
-    pipeline: Pipeline, blocks: list[pa.Table], actors: ActorPlan, monitor: Any, files: Any, load_cpus: float
-) -> None:
-    loaded = ray.data.from_arrow(blocks).map_batches(
-        pipeline.load,
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=load_cpus,
-        ray_remote_args_fn=lambda: {"max_retries": RETRIES},
-    )
-    inferred = loaded.map_batches(
-        _InferActor,
-        fn_constructor_args=(pipeline.infer, files, monitor),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=actors.min_actors, max_size=actors.max_actors),
-        num_cpus=actors.cpus,
-        num_gpus=actors.gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
-    )
-    sink = _Sink(pipeline.write, pipeline.shard_size, monitor)
-    inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES})
 
 
 def _waves(pending: Iterable[pa.Table], block_rows: int) -> Iterator[list[pa.Table]]:
@@ -211,13 +210,11 @@ def _next_wave(tables: queue.Queue[pa.Table | BaseException | None]) -> tuple[li
 
 
 class _InferActor:
-    """An actor of the pool: holds the loaded detector."""
+    """An actor of the pool: holds the loaded detector; on other machines than the driver's, its files come along."""
 
-    def __init__(self, spec: InferSpec, files: Any, monitor: Any) -> None:
-        folder: ModelFolder = spec.folder
-        if not Path(folder.path).is_dir():
-            folder = install_model_files(folder, ray.get(files))
-        self._infer, reason = spec.create(folder)
+    def __init__(self, spec: InferSpec, files: Any, drivers_node: str, monitor: Any) -> None:
+        here = ray.get_runtime_context().get_node_id() == drivers_node
+        self._infer, reason = spec.create(spec.folder if here else install_model_files(spec.folder, ray.get(files)))
         monitor.say.remote(reason)
 
     def __call__(self, loaded: pa.Table) -> pa.Table:

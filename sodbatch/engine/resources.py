@@ -39,11 +39,9 @@ class ActorPlan:
     threads: int
 
     def __str__(self) -> str:
-        number = (
-            f"{self.min_actors}" if self.min_actors == self.max_actors else f"{self.min_actors} to {self.max_actors}"
-        )
+        most = "" if self.min_actors == self.max_actors else f" to {self.max_actors}"
         each = f"{self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs" if self.gpus else "")
-        return f"{number} actors of {each} and {self.threads} threads"
+        return f"{self.min_actors}{most} actors of {each} and {self.threads} threads"
 
 
 def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max_gpus: int | None = None) -> ActorPlan:
@@ -56,14 +54,15 @@ def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max
         max_gpus: The most GPUs to use.
 
     Raises:
-        UsageError: The cluster has no GPU, or the actors asked for would take every CPU.
+        UsageError: The cluster has no GPU, or no CPU, and the configuration does not say what it scales up to; or the
+            actors asked for would take every CPU.
     """
     total_cpus = sum(node.cpus for node in nodes)
     gpus = resources.gpus_per_actor if device == "gpu" else 0.0
     if device == "gpu":
         actors, cpus, threads = _on_gpus(nodes, resources, total_cpus, max_gpus)
     else:
-        actors, cpus, threads = _on_cpus(nodes)
+        actors, cpus, threads = _on_cpus(nodes, resources)
     fewest = most = actors
     if resources.actors != "auto":
         fewest, most = resources.actors if isinstance(resources.actors, tuple) else (resources.actors, resources.actors)
@@ -71,7 +70,7 @@ def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max
         cpus = resources.cpus_per_actor
     if resources.threads_per_actor != "auto":
         threads = resources.threads_per_actor
-    if cpus > 0 and fewest * cpus > total_cpus - min(1.0, total_cpus / 2):
+    if total_cpus > 0 and fewest * cpus > total_cpus - min(1.0, total_cpus / 2):
         raise UsageError(
             f"Resources: {fewest} actors of {cpus:g} CPUs take all {total_cpus:g} CPUs of the cluster; "
             "leave at least 1 to reading and writing (lower Resources.actors or Resources.cpus_per_actor)"
@@ -79,8 +78,15 @@ def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max
     return ActorPlan(fewest, most, cpus, gpus, threads)
 
 
-def _on_cpus(nodes: list[Node]) -> tuple[int, float, int]:
+def _on_cpus(nodes: list[Node], resources: ResourcesSection) -> tuple[int, float, int]:
     """Give each machine as few actors of at most eight CPUs as fill it, less an eighth for reading and writing."""
+    if not any(node.cpus for node in nodes):
+        if resources.actors == "auto" or resources.cpus_per_actor == "auto":
+            raise UsageError(
+                "no machine of the cluster offers CPUs; where it scales up from nothing, name Resources.actors (such "
+                "as [1, 100]) and Resources.cpus_per_actor (such as 4)"
+            )
+        return 1, resources.cpus_per_actor, max(1, int(resources.cpus_per_actor))
     sizes = [int(node.cpus) for node in nodes if node.cpus >= 2]
     if not sizes:
         return 1, 0.0, 1
