@@ -51,13 +51,14 @@ def run(config: Config, *, dry_run: bool = False, console: Console | None = None
     console = console or Console(stderr=True)
     started = time.monotonic()
     job = resolve(config)
-    if not dry_run:
-        job.storage.check_writable(job.output)
     if dry_run:
         _print_plan(job, console)
         return 0
+    job.storage.check_writable(job.output)
     with ProgressBar(console) as bar:
         bar.say(f"model {job.folder.model_name}, output {display_uri(job.output)}")
+        if job.folder.model_name != config.Global.model:
+            bar.say(f"note: Global.model is {config.Global.model}, the model folder holds {job.folder.model_name}")
         summary = _execute(job, bar, started)
     _print_result(job, summary, console)
     return 3 if summary[FAILED] else 0
