@@ -126,7 +126,8 @@ class RayEngine:
             ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
         )
         sink = _Sink(pipeline.write, pipeline.shard_size, actor_args[-1])
-        inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES})
+        # Writes are brief and reserve no CPU: on a small machine they would wait until everything has been loaded.
+        inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES, "num_cpus": 0})
 
 
 @contextmanager
