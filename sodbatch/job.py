@@ -25,6 +25,9 @@ from sodbatch.tables import SCHEMA_VERSION
 from sodbatch.threshold import Threshold, resolve_threshold
 from sodbatch.write import Run, Write
 
+CPU_BLOCK_ROWS = 16
+"""Pictures that a CPU actor takes at a time: a few seconds of work, so that actors end together and parts come soon."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -123,10 +126,12 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
         passthrough=passthrough,
     )
     write = Write(job.output, job.storage, run, passthrough, config.Output.partition_by, tuple(companions))
-    load = Load(fetcher, config.Limits, preprocess, passthrough)
-    block_rows = pictures_per_block(preprocess) if actors.gpus else min(16, pictures_per_block(preprocess))
     rows = shard_size(config.Output.shard_size, job.folder, actors)
-    return Pipeline(load, infer, write, min(block_rows, rows), rows)
+    block_rows = min(rows, pictures_per_block(preprocess))
+    if not actors.gpus:
+        block_rows = min(block_rows, CPU_BLOCK_ROWS)
+    load = Load(fetcher, config.Limits, preprocess, passthrough, block_rows)
+    return Pipeline(load, infer, write, rows)
 
 
 def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:

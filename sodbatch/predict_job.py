@@ -209,7 +209,7 @@ def _print_plan(job: Job, console: Console) -> None:
         f"done       {pending.already_done:,}\n"
         f"to do      {pending.to_do:,}\n"
         f"engine     {engine.description}\n"
-        f"blocks     {pipeline.block_rows} pictures, parts of about {pipeline.shard_size}\n"
+        f"blocks     {pipeline.load.block_rows} pictures, parts of about {pipeline.shard_size}\n"
         f"output     {display_uri(job.output)}",
         highlight=False,
         markup=False,

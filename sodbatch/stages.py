@@ -43,16 +43,23 @@ class Load:
         limits: Bounds on what is decoded.
         preprocess: The model's input.
         passthrough: The manifest's own columns.
+        block_rows: Rows of one table that it yields.
     """
 
     fetcher: Fetcher
     limits: LimitsSection
     preprocess: Preprocess
     passthrough: pa.Schema
+    block_rows: int
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of pixels in one full table."""
+        return self.block_rows * self.preprocess.height * self.preprocess.width * 3
 
     def __call__(self, pending: pa.Table) -> Iterator[pa.Table]:
-        """Yield tables of :func:`sodbatch.tables.loaded_schema`, each of at most :data:`BLOCK_BYTES` of pixels."""
-        block = _Block(self, pictures_per_block(self.preprocess))
+        """Yield tables of :func:`sodbatch.tables.loaded_schema`, all but the last of ``block_rows`` rows."""
+        block = _Block(self)
         rows = pending.to_pylist()
         fetched = self.fetcher.fetch_all([row["source"] for row in rows])
         for row in rows:
@@ -89,20 +96,19 @@ class Load:
 class _Block:
     """Rows of one table in the making, their pixels written straight into the buffer that Arrow takes over."""
 
-    def __init__(self, load: Load, capacity: int) -> None:
+    def __init__(self, load: Load) -> None:
         self._load = load
-        self._shape = (load.preprocess.height, load.preprocess.width, 3)
-        self._capacity = capacity
+        self._shape = (load.block_rows, load.preprocess.height, load.preprocess.width, 3)
         self._clear()
 
     def _clear(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._pixels = np.empty((self._capacity, *self._shape), np.uint8)
+        self._pixels = np.empty(self._shape, np.uint8)
         self._with_pixels: list[bool] = []
 
     @property
     def full(self) -> bool:
-        return len(self.rows) == self._capacity
+        return len(self.rows) == self._load.block_rows
 
     def add(
         self,

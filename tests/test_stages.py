@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ SIDE = 32
 
 
 def load(passthrough: pa.Schema = NO_COLUMNS) -> Load:
-    return Load(Fetcher(Storage(), FetchSection(), LimitsSection()), LimitsSection(), preprocess(SIDE), passthrough)
+    return Load(Fetcher(Storage(), FetchSection(), LimitsSection()), LimitsSection(), preprocess(SIDE), passthrough, 64)
 
 
 def infer(threshold: float = 0.1, passthrough: pa.Schema = NO_COLUMNS) -> Infer:
@@ -110,8 +111,8 @@ def test_missing_pages_of_a_document_that_cannot_be_opened_any_more_fail_one_by_
 
 def test_a_long_document_is_loaded_in_blocks(tmp_path: Path) -> None:
     pages = tiff(tmp_path, [9] * 8)
-    large = Load(Fetcher(Storage(), FetchSection(), LimitsSection()), LimitsSection(), preprocess(1920), NO_COLUMNS)
-    tables = list(large(pending_rows([pages, picture(tmp_path, "a.png", 1)])))
+    small = replace(load(), block_rows=6)
+    tables = list(small(pending_rows([pages, picture(tmp_path, "a.png", 1)])))
     assert [len(table) for table in tables] == [6, 3]
     assert all(table.schema.equals(loaded_schema(NO_COLUMNS)) for table in tables)
 

@@ -39,11 +39,10 @@ class InlineEngine:
             if infer is None:
                 infer, reason = pipeline.infer.create(pipeline.infer.folder)
                 listener.say(reason)
-            for start in range(0, len(rows), pipeline.block_rows):
-                for loaded in pipeline.load(rows.slice(start, pipeline.block_rows)):
-                    shard.append(infer(loaded))
-                    if sum(map(len, shard)) >= pipeline.shard_size:
-                        listener.written(pipeline.write(pa.concat_tables(shard)))
-                        shard = []
+            for loaded in pipeline.load(rows):
+                shard.append(infer(loaded))
+                if sum(map(len, shard)) >= pipeline.shard_size:
+                    listener.written(pipeline.write(pa.concat_tables(shard)))
+                    shard = []
         if shard:
             listener.written(pipeline.write(pa.concat_tables(shard)))

@@ -59,20 +59,18 @@ class InferSpec:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The three stages and how rows are grouped between them.
+    """The three stages, and how rows are grouped before the last.
 
     Attributes:
         load: Pending rows to pixels.
         infer: How to make the stage from pixels to boxes.
         write: Boxes to parts.
-        block_rows: Pending rows that one Load task takes.
         shard_size: Rows of one part.
     """
 
     load: Load
     infer: InferSpec
     write: Write
-    block_rows: int
     shard_size: int
 
 

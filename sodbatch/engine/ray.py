@@ -8,6 +8,7 @@ is, and what a wave could not finish is simply still pending. The next wave is l
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import sys
@@ -38,6 +39,12 @@ WAVE_ROWS = 1_000_000
 
 WAVE_SECONDS = 5.0
 """How long the first picture waits for a manifest that is slow to list."""
+
+TASK_ROWS = 4096
+"""Most inputs of one Load task, which streams its output: fewer, larger tasks cost the driver less."""
+
+TASKS_PER_CPU = 8
+"""Load tasks that a small wave is cut into for each CPU, so that all CPUs end at about the same time."""
 
 RETRIES = 3
 """Retries of a task and restarts of an actor that died. Finite, unlike Ray Data's default: a picture that kills its
@@ -83,8 +90,8 @@ class RayEngine:
         except BaseException:
             ray.shutdown()
             raise
-        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-        self.description = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs, machines: {len(nodes)}; {self.actors}"
+        self._cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        self.description = f"Ray: {self._cpus:g} CPUs and {gpus:g} GPUs, machines: {len(nodes)}; {self.actors}"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,12 +103,15 @@ class RayEngine:
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = self._config.Resources.no_progress_timeout_s
         context.actor_task_retry_on_errors = False
+        # Each table that Load yields is over this size, and under the half more at which Ray Data would cut it.
+        context.target_max_block_size = max(1, int(0.9 * pipeline.load.block_bytes))
         node = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         monitor = ray.remote(_Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
         model = (pipeline.infer, ray.put(read_model_files(pipeline.infer.folder)), node)
         with _Relay(monitor, listener):
-            for blocks in _waves(pending, pipeline.block_rows):
+            for wave in _waves(pending):
+                blocks = _cut(wave, _task_rows(len(wave), self._cpus, pipeline.load.block_rows))
                 try:
                     self._run_wave(pipeline, blocks, (*model, monitor))
                 except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
@@ -155,8 +165,8 @@ def _node(resources: dict[str, float]) -> Node:
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
-def _waves(pending: Iterable[pa.Table], block_rows: int) -> Iterator[list[pa.Table]]:
-    """Group pending rows into waves of blocks, listing ahead in a thread."""
+def _waves(pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Group pending rows into waves, listing ahead in a thread."""
     tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=WAVE_ROWS // 10_000)
     stopped = threading.Event()
 
@@ -185,11 +195,20 @@ def _waves(pending: Iterable[pa.Table], block_rows: int) -> Iterator[list[pa.Tab
         while not ended:
             wave, ended = _next_wave(tables)
             if wave:
-                rows = pa.concat_tables(wave)
-                yield [rows.slice(i, block_rows).combine_chunks() for i in range(0, len(rows), block_rows)]
+                yield pa.concat_tables(wave)
     finally:
         stopped.set()
         thread.join()
+
+
+def _task_rows(wave_rows: int, cpus: float, block_rows: int) -> int:
+    """Return the inputs of one Load task: whole blocks, at most :data:`TASK_ROWS` inputs."""
+    even = math.ceil(wave_rows / max(1.0, cpus * TASKS_PER_CPU))
+    return max(block_rows, min(TASK_ROWS, even) // block_rows * block_rows)
+
+
+def _cut(rows: pa.Table, size: int) -> list[pa.Table]:
+    return [rows.slice(start, size).combine_chunks() for start in range(0, len(rows), size)]
 
 
 def _next_wave(tables: queue.Queue[pa.Table | BaseException | None]) -> tuple[list[pa.Table], bool]:
