@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sodbatch.manifest import open_manifest
 from sodbatch.model.find import find_model
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor import Predictor, check_choice, create_predictor
-from sodbatch.predictor.base import usable_cpus
+from sodbatch.predictor.base import default_device, usable_cpus
 from sodbatch.preprocess import resize
 from sodbatch.results import DetResult
 from sodbatch.storage import Storage, display_uri, local_path
@@ -197,20 +196,9 @@ def create_model(
         folder,
         threshold,
         storage,
-        _default_device() if device == "auto" else device,
+        default_device() if device == "auto" else device,
         backend=backend,
         threads=threads,
         precision=precision,
         tensorrt=tensorrt,
     )
-
-
-def _default_device() -> str:
-    """``"gpu"`` if Paddle's GPU wheel is installed and sees one."""
-    try:
-        distribution("paddlepaddle-gpu")
-    except PackageNotFoundError:
-        return "cpu"
-    import paddle
-
-    return "gpu" if paddle.device.cuda.device_count() else "cpu"

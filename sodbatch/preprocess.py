@@ -35,6 +35,11 @@ class Preprocess:
     scale: Channels = (1.0, 1.0, 1.0)
     shift: Channels = (0.0, 0.0, 0.0)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the model input."""
+        return self.height, self.width, 3
+
     def normalize(self, images: np.ndarray) -> np.ndarray:
         """What the graph's ``image`` input takes.
 

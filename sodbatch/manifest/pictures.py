@@ -102,10 +102,9 @@ class PictureTree:
         return None
 
     def _listing(self) -> Iterator[FileInfo]:
-        literal = self._url[: match.start()] if self._is_glob and (match := _MAGIC.search(self._url)) else None
-        folder = self._url if literal is None else literal.rpartition("/")[0] or "/"
-        if self._path is None and scheme(self._url) in ("s3", "s3a") and literal is not None:
-            yield from self._storage.list_prefix(literal)
+        folder = literal_folder(self._url) if self._is_glob else self._url
+        if self._path is None and scheme(self._url) in ("s3", "s3a") and self._is_glob:
+            yield from self._storage.list_prefix(_literal(self._url))
         elif self._path is None or self._with_etag:
             yield from self._storage.list_files(folder)
         else:
@@ -117,6 +116,22 @@ class PictureTree:
 def has_magic(url: str) -> bool:
     """Tell whether a path or URL has the characters of a glob."""
     return _MAGIC.search(url) is not None
+
+
+def literal_folder(source: str) -> str:
+    """Return the folder that all matches of a glob lie in: what stands before the part with its first ``* ? [``.
+
+    ``/a/b*/c.jpg`` lies in ``/a``, ``*.jpg`` in ``.``. What is no glob is returned as it is.
+    """
+    if not has_magic(source):
+        return source
+    folder, slash, _ = _literal(source).rpartition("/")
+    return folder or slash or "."
+
+
+def _literal(glob: str) -> str:
+    """Return a glob's text before its first special character."""
+    return _MAGIC.split(glob, maxsplit=1)[0]
 
 
 def _quick_source(path: str) -> str:

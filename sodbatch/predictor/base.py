@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Protocol
 
 import numpy as np
@@ -46,3 +47,14 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def default_device() -> str:
+    """``"gpu"`` if Paddle's GPU wheel is installed and sees one."""
+    try:
+        distribution("paddlepaddle-gpu")
+    except PackageNotFoundError:
+        return "cpu"
+    import paddle
+
+    return "gpu" if paddle.device.cuda.device_count() else "cpu"
