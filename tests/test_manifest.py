@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sodbatch.config import FetchSection
 from sodbatch.errors import UsageError
 from sodbatch.manifest import Manifest, open_manifest
+from sodbatch.manifest.pictures import literal_folder
 from sodbatch.storage import Storage
 from sodbatch.tables import RESERVED_COLUMNS
 
@@ -511,3 +512,20 @@ def test_a_manifest_over_http_and_presigned(s3_bucket: S3Bucket, http_server: Ht
     with pytest.raises(UsageError, match=r"cannot read|no such input") as caught:
         open_manifest(s3_bucket.presign("m/list.csv").replace("Signature=", "Signature=0"), STORAGE)
     assert "Signature" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        ("/data/2026/*/a?.jpg", "/data/2026"),
+        ("/data/day[12]/a.jpg", "/data"),
+        ("/*.jpg", "/"),
+        ("*.jpg", "."),
+        ("pictures/*.jpg", "pictures"),
+        ("s3://bucket/a/b*", "s3://bucket/a"),
+        ("s3://bucket/*.jpg", "s3://bucket"),
+        ("/data/a.jpg", "/data/a.jpg"),
+    ],
+)
+def test_the_folder_of_a_glob_is_what_stands_before_its_first_special_part(source: str, folder: str) -> None:
+    assert literal_folder(source) == folder
