@@ -21,7 +21,7 @@ class Predictor(Protocol):
     """Backend and device, such as ``"paddle-cpu"`` or ``"openvino"``."""
 
     def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
-        """Runs the graph.
+        """Run the graph.
 
         Args:
             images: uint8 [N, H, W, 3], RGB, resized to the model's shape.
@@ -35,7 +35,7 @@ class Predictor(Protocol):
 
 
 def by_class_and_score(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Orders raw boxes [n, 6] as Paddle's NMS emits them: by class, in a class by descending score.
+    """Order raw boxes [n, 6] as Paddle's NMS emits them: by class, in a class by descending score.
 
     Equal scores go by coordinates, so that the order does not hang on a backend's sort.
     """
@@ -43,7 +43,7 @@ def by_class_and_score(raw: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def usable_cpus() -> int:
-    """CPU cores that this process may use."""
+    """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -51,6 +51,17 @@ def usable_cpus() -> int:
 
 def default_device() -> str:
     """``"gpu"`` if Paddle's GPU wheel is installed and sees one."""
+    try:
+        distribution("paddlepaddle-gpu")
+    except PackageNotFoundError:
+        return "cpu"
+    import paddle
+
+    return "gpu" if paddle.device.cuda.device_count() else "cpu"
+
+
+def default_device() -> str:
+    """Return ``"gpu"`` if Paddle's GPU wheel is installed and sees a GPU, else ``"cpu"``."""
     try:
         distribution("paddlepaddle-gpu")
     except PackageNotFoundError:
