@@ -50,17 +50,6 @@ def usable_cpus() -> int:
 
 
 def default_device() -> str:
-    """``"gpu"`` if Paddle's GPU wheel is installed and sees one."""
-    try:
-        distribution("paddlepaddle-gpu")
-    except PackageNotFoundError:
-        return "cpu"
-    import paddle
-
-    return "gpu" if paddle.device.cuda.device_count() else "cpu"
-
-
-def default_device() -> str:
     """Return ``"gpu"`` if Paddle's GPU wheel is installed and sees a GPU, else ``"cpu"``."""
     try:
         distribution("paddlepaddle-gpu")
