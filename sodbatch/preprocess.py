@@ -74,9 +74,8 @@ def resize(image_bgr: np.ndarray, preprocess: Preprocess, out: np.ndarray) -> No
     """
     import cv2
 
-    shape = (preprocess.height, preprocess.width, 3)
-    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f"out is {out.dtype} {out.shape}, expected contiguous uint8 {shape}")
+    if out.shape != preprocess.shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected contiguous uint8 {preprocess.shape}")
     resized = cv2.resize(image_bgr, (preprocess.width, preprocess.height), interpolation=preprocess.interp)
     cv2.cvtColor(resized, cv2.COLOR_BGR2RGB, dst=out)
 

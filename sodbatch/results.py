@@ -35,7 +35,7 @@ class DetResult(dict[str, Any]):
         input_path: str | None = None,
         page_index: int | None = None,
     ) -> DetResult:
-        """Makes the result of one picture.
+        """Make the result of one picture.
 
         Args:
             detections: Its boxes.
@@ -60,12 +60,14 @@ class DetResult(dict[str, Any]):
     @property
     def img(self) -> dict[str, Image.Image]:
         """``{"res": the picture with its boxes drawn}``."""
-        labels = {box["cls_id"]: box["label"] for box in self["boxes"]}
-        drawn = draw(self["input_img"], _detections(self["boxes"]), labels)
+        boxes = self["boxes"]
+        labels = {box["cls_id"]: box["label"] for box in boxes}
+        cls_ids, scores, corners = ([box[key] for box in boxes] for key in ("cls_id", "score", "coordinate"))
+        drawn = draw(self["input_img"], Detections.of(cls_ids, scores, corners), labels)
         return {"res": Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))}
 
     def print(self, format_json: bool = True, indent: int = 4, ensure_ascii: bool = False) -> None:
-        """Prints the result.
+        """Print the result.
 
         Args:
             format_json: As indented JSON; otherwise as one line of Python.
@@ -75,7 +77,7 @@ class DetResult(dict[str, Any]):
         print(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii) if format_json else self.json)
 
     def save_to_json(self, save_path: str, indent: int = 4, ensure_ascii: bool = False) -> None:
-        """Writes the result as JSON.
+        """Write the result as JSON.
 
         Args:
             save_path: A file ending in ``.json``, or a folder, which gets ``<input's stem>_res.json``.
@@ -89,7 +91,7 @@ class DetResult(dict[str, Any]):
         path.write_text(json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii), "utf-8")
 
     def save_to_img(self, save_path: str) -> None:
-        """Writes the picture with its boxes.
+        """Write the picture with its boxes.
 
         Args:
             save_path: A file with a picture's suffix, or a folder, which gets
@@ -110,14 +112,6 @@ class DetResult(dict[str, Any]):
         else:
             name = Path(self["input_path"]).stem
         return name if self["page_index"] is None else f"{name}_{self['page_index']}"
-
-
-def _detections(boxes: Sequence[dict[str, Any]]) -> Detections:
-    return Detections(
-        np.array([box["cls_id"] for box in boxes], np.int32),
-        np.array([box["score"] for box in boxes], np.float32),
-        np.array([box["coordinate"] for box in boxes], np.float32).reshape(-1, 4),
-    )
 
 
 def _is_image_name(path: Path) -> bool:

@@ -8,7 +8,7 @@ it) and that a box with a NaN coordinate is dropped (PaddleX stretches it over t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -26,7 +26,7 @@ UNNAMED_CLASS_THRESHOLD = 0.5
 class Threshold:
     """A score threshold for every class.
 
-    Args:
+    Attributes:
         per_class: Threshold of class 0, 1, ...; each in [0, 1].
         by_class: Given class by class, in which case PaddleX returns the boxes grouped by
             class; otherwise they stay in the graph's order.
@@ -45,7 +45,7 @@ class Threshold:
 class Detections:
     """The boxes of one picture as aligned arrays.
 
-    Args:
+    Attributes:
         cls_id: int32 [n], class ids.
         score: float32 [n], in (0, 1].
         boxes: float32 [n, 4], xmin, ymin, xmax, ymax in pixels of the original picture,
@@ -79,9 +79,15 @@ class Detections:
     def __len__(self) -> int:
         return len(self.cls_id)
 
+    @classmethod
+    def of(cls, cls_ids: Sequence[int], scores: Sequence[float], boxes: Sequence[Sequence[float]]) -> Detections:
+        """Make the detections of lists, as tables and results hold them; ``boxes`` are xmin, ymin, xmax, ymax."""
+        corners = np.array(boxes, np.float32).reshape(-1, 4)
+        return cls(np.array(cls_ids, np.int32), np.array(scores, np.float32), corners)
+
 
 def resolve_threshold(value: Any, default: Any, num_classes: int) -> Threshold:
-    """Turns what a user may give as a threshold into one number for every class.
+    """Turn what a user may give as a threshold into one number for every class.
 
     Args:
         value: None (the default counts), a number in [0, 1], or a mapping of class id to such
@@ -128,7 +134,7 @@ def _class_id(key: Any, num_classes: int) -> int:
 
 
 def select(raw: NDArray[np.float32], threshold: Threshold, height: int, width: int, keep_top_k: int) -> Detections:
-    """Keeps the boxes over their class's threshold, clipped to the picture.
+    """Keep the boxes over their class's threshold, clipped to the picture.
 
     As PaddleX does: score > threshold strictly, in float32; class > -1 (-1 marks padding);
     corners clipped to the picture; boxes that are empty after that dropped.

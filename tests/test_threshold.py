@@ -112,3 +112,10 @@ def test_detections_are_validated():
         Detections(good[0], good[1].astype(np.float64), good[2])
     with pytest.raises(ValueError, match="boxes"):
         Detections(good[0], good[1], good[2][:1])
+
+
+def test_detections_of_lists() -> None:
+    two = Detections.of([3, 0], [0.5, 0.25], [[1, 2, 3, 4], [5, 6, 7, 8]])
+    assert two.cls_id.tolist() == [3, 0] and two.score.tolist() == [0.5, 0.25]
+    assert two.boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]] and not two.capped
+    assert len(Detections.of([], [], [])) == 0
