@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -305,9 +304,8 @@ def test_relative_paths_are_under_the_working_directory_where_none_is_beside_the
         pq.write_table(pa.table({"path": ["img/a.jpg", "img/b.jpg"]}), path)
     monkeypatch.chdir(tmp_path)
     manifest = open_manifest(f"lists/m.{kind}", STORAGE)
-    monkeypatch.chdir("/")  # decided once: a worker elsewhere sees the same
-    streamed = rows_of(pickle.loads(pickle.dumps(manifest)))
-    assert [row["source"] for row in streamed] == [f"{tmp_path}/img/a.jpg", f"{tmp_path}/img/b.jpg"]
+    monkeypatch.chdir("/")  # decided once, when the manifest is opened
+    assert [row["source"] for row in rows_of(manifest)] == [f"{tmp_path}/img/a.jpg", f"{tmp_path}/img/b.jpg"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "json"])
@@ -400,6 +398,8 @@ def test_etags_only_where_asked_for(tmp_path: Path) -> None:
         ("other.json", '{"a": 1}', "there is no 'images'"),
         ("cut.json", '{"images": [{"file_name": "/a.jpg"}, {"fi', "expected a COCO file"),
         ("none.json", '{"images": []}', "names no picture"),
+        ("number.json", '{"images": [{"file_name": 12}]}', "file_name as text"),
+        ("number-later.json", '{"images": [{"file_name": "a"}, {"file_name": {}}]}', "file_name as text"),
         ("id.json", '{"images": [{"file_name": "/a.jpg", "id": "x"}]}', "id, width, height as integers"),
     ],
 )
@@ -425,12 +425,12 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 # --- streams
 
 
-def test_a_manifest_streams_the_same_again_and_elsewhere(tmp_path: Path) -> None:
+def test_a_manifest_streams_the_same_again(tmp_path: Path) -> None:
     for i in range(25):
         write(tmp_path / f"{i % 5}" / f"{i}.jpg")
     manifest = open_manifest(str(tmp_path), STORAGE)
     first = pa.concat_tables(manifest.tables(4))
-    assert pa.concat_tables(pickle.loads(pickle.dumps(manifest)).tables(7)).equals(first)
+    assert pa.concat_tables(manifest.tables(7)).equals(first)
 
 
 def test_a_long_list_is_not_read_ahead(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _ETAG_THREADS = 16
 
 
 class Manifest:
-    """The inputs of a job as a stream of tables; picklable, so that a worker can stream it.
+    """The inputs of a job as a stream of tables, which the driver lists.
 
     Args:
         readers: One for each input, in order.
@@ -133,7 +133,5 @@ def _is_empty(reader: Reader) -> bool:
 def _stream(reader: Reader, rows: int) -> Iterator[pa.Table]:
     try:
         yield from reader.tables(rows)
-    except UsageError:
-        raise
     except (OSError, pa.ArrowException) as error:
         raise cannot_read(reader.name, error) from error

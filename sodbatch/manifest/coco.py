@@ -15,11 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from sodbatch.errors import UsageError
-from sodbatch.manifest.rows import Rows, choose_base, folder_of, join
+from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, folder_of, join
 from sodbatch.storage import Storage, display_uri
 
 _BLOCK = 1 << 20
-_FIRST_ROWS = 1_000
 _SPACE = re.compile(r"[\s,:]*")
 _COLUMNS = {"id": "coco_image_id", "width": "coco_width", "height": "coco_height"}
 
@@ -34,7 +33,7 @@ class CocoManifest:
         self.name = display_uri(url)
         self._url = url
         self._storage = storage
-        first = [image.get("file_name") for image in islice(self._images(), _FIRST_ROWS)]
+        first = [image.get("file_name") for image in islice(self._images(), FIRST_ROWS)]
         folder = folder_of(url)
         self._rows = Rows(self.name, choose_base([folder, join(folder, "../images")], first, storage))
 

@@ -30,8 +30,6 @@ def open_reader(source: str, storage: Storage, *, path_column: str | None, with_
     """
     try:
         return _open(source, storage, path_column, with_etag, check)
-    except UsageError:
-        raise
     except OSError as error:
         raise cannot_read(display_uri(source), error) from error
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from sodbatch.errors import UsageError
 from sodbatch.manifest.rows import (
+    FIRST_ROWS,
     Rows,
     cannot_read,
     choose_base,
@@ -23,7 +24,6 @@ from sodbatch.manifest.rows import (
 from sodbatch.storage import Storage, display_uri
 
 _FOOTER_THREADS = 16
-_FIRST_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ParquetManifest:
 
     def _first_paths(self) -> list[str]:
         for part in self._parts:
-            for batch in self._batches(part, _FIRST_ROWS):
+            for batch in self._batches(part, FIRST_ROWS):
                 return [str(path) for path in batch.column(self._path).to_pylist() if path is not None]
         return []
 

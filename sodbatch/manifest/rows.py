@@ -7,7 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,13 +19,15 @@ from sodbatch.tables import RESERVED_COLUMNS
 PATH_COLUMNS = ("uri", "path", "image", "image_path", "file_name", "url")
 SOURCE_SCHEMA = pa.schema([pa.field(name, pa.string(), name == "etag") for name in ("source", "uri", "etag")])
 
-_INTERNAL_COLUMNS = RESERVED_COLUMNS | {"source", "etag", "skip_pages", "pixels"}
+FIRST_ROWS = 1_000
+"""Rows of a manifest that are looked at when it is opened."""
+
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://|[A-Za-z][A-Za-z0-9+.\-]*::|file:/)"
 _PROBES = 10
 
 
 class Reader(Protocol):
-    """One input; picklable.
+    """One input.
 
     Attributes:
         name: What messages call it, without secrets.
@@ -108,12 +110,13 @@ def folder_of(url: str) -> str:
     return os.path.dirname(os.path.abspath(path)) if path is not None else re.split(r"[?#]", url)[0].rsplit("/", 1)[0]
 
 
-def choose_base(candidates: Sequence[str], first_paths: Iterable[str | None], storage: Storage) -> str:
+def choose_base(candidates: Sequence[str], first_paths: Iterable[Any], storage: Storage) -> str:
     """Return the first folder that has one of a manifest's first relative paths; the first of all if none has.
 
-    Asked once when the manifest is opened, for 10 paths at most, never row by row.
+    Asked once when the manifest is opened, for 10 paths at most, never row by row. What is no text is passed over.
     """
-    relative = [path for path in first_paths if path and not re.match(_ABSOLUTE, path)][:_PROBES]
+    paths = (path for path in first_paths if isinstance(path, str) and path)
+    relative = [path for path in paths if not re.match(_ABSOLUTE, path)][:_PROBES]
     for candidate in candidates if len(candidates) > 1 else ():
         if any(storage.exists(join(candidate, path)) for path in relative):
             return candidate
@@ -148,7 +151,7 @@ def passthrough_fields(fields: Iterable[pa.Field], manifest: str) -> list[pa.Fie
         UsageError: Two columns end up with one name.
     """
     renamed = [
-        pa.field(f"manifest_{f.name}" if f.name.lower() in _INTERNAL_COLUMNS else f.name, f.type) for f in fields
+        pa.field(f"manifest_{f.name}" if f.name.lower() in RESERVED_COLUMNS else f.name, f.type) for f in fields
     ]
     names = [field.name.lower() for field in renamed]
     for field in renamed:

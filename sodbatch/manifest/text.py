@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sodbatch.errors import UsageError
-from sodbatch.manifest.rows import Rows, choose_base, find_path_column, list_bases, passthrough_fields
+from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, find_path_column, list_bases, passthrough_fields
 from sodbatch.storage import Storage, display_uri
 
 _BLOCK_BYTES = 1 << 22
-_FIRST_ROWS = 1_000
 
 
 class TxtManifest:
@@ -30,7 +29,7 @@ class TxtManifest:
         self.name = display_uri(url)
         self._url = url
         self._storage = storage
-        first = next(self._lines(), pa.array([], pa.string()))[:_FIRST_ROWS].to_pylist()
+        first = next(self._lines(), pa.array([], pa.string()))[:FIRST_ROWS].to_pylist()
         self._rows = Rows(self.name, choose_base(list_bases(url), first, storage))
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
@@ -84,7 +83,7 @@ class CsvManifest:
         self._path_index = names.index(find_path_column(names, path_column, self.name))
         others = [pa.field(name, pa.string()) for i, name in enumerate(names) if i != self._path_index]
         self.passthrough = pa.schema(passthrough_fields(others, self.name))
-        first = [record[self._path_index] for record in islice(records, _FIRST_ROWS)]
+        first = [record[self._path_index] for record in islice(records, FIRST_ROWS)]
         self._rows = Rows(self.name, choose_base(list_bases(url), first, storage))
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
@@ -135,7 +134,7 @@ class JsonlManifest:
         self.name = display_uri(url)
         self._url = url
         self._storage = storage
-        first = list(islice(self._objects(), _FIRST_ROWS))
+        first = list(islice(self._objects(), FIRST_ROWS))
         if not first:
             raise UsageError(f"{self.name} is empty: expected {self.expected}")
         names = list(dict.fromkeys(name for _, record in first for name in record))
@@ -144,10 +143,7 @@ class JsonlManifest:
         types = {name: self._infer(name, [record.get(name) for _, record in first]) for name in self._names}
         self.passthrough = pa.schema(passthrough_fields([pa.field(*item) for item in types.items()], self.name))
         paths = [record.get(self._path) for _, record in first]
-        self._rows = Rows(
-            self.name,
-            choose_base(list_bases(url), (path for path in paths if isinstance(path, str)), storage),
-        )
+        self._rows = Rows(self.name, choose_base(list_bases(url), paths, storage))
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
         """Stream the objects."""
@@ -160,7 +156,7 @@ class JsonlManifest:
                     new = sorted(record.keys() - known)
                     raise UsageError(
                         f"{self.name}, line {line}: {', '.join(new)} not among the columns of the first "
-                        f"{_FIRST_ROWS:,} lines; name every column (null where absent) in the first line"
+                        f"{FIRST_ROWS:,} lines; name every column (null where absent) in the first line"
                     )
             paths = self._column(self._path, pa.string(), chunk)
             others = [
