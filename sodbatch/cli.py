@@ -203,11 +203,16 @@ def _predict(config: Config, *, dry_run: bool = False) -> int:
 
 def _export(config: Config) -> int:
     from sodbatch.model.export import export as write_folder
-    from sodbatch.storage import Storage
+    from sodbatch.storage import Storage, display_uri, local_path
 
+    target = local_path(config.Global.output)
+    if target is None:
+        raise UsageError(
+            f"Global.output = {display_uri(config.Global.output)}: export writes to a local folder; name one"
+        )
     weights = config.Export.weight_path
     storage = Storage(config.S3, config.Fetch)
-    folder = write_folder(config.Global.model, config.Global.output, weights, storage=storage)
+    folder = write_folder(config.Global.model, target, weights, storage=storage)
     origin = f"weights from {weights}" if weights else "UNTRAINED weights made from a seed: for trials only"
     typer.echo(_redact(f"{config.Global.model}: inference folder written to {Path(folder).resolve()} ({origin})"))
     return 0

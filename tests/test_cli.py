@@ -202,3 +202,10 @@ def test_module_and_job_script_are_the_same_command(tmp_path: Path) -> None:
     )
     assert script.returncode == 2
     assert script.stderr.startswith("sodbatch: Predict.batchsize: no such key")
+
+
+def test_export_to_a_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "-c", "PP-YOLOE_plus_SOD-S", "-o", "Global.output=s3://bucket/model"]) == 2
+    assert "Global.output = s3://bucket/model: export writes to a local folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

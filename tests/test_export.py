@@ -184,6 +184,8 @@ def test_usage_errors_come_before_any_folder(tmp_path):
         export("PP-YOLOE-X", tmp_path / "out")
     with pytest.raises(UsageError, match="No such file"):
         export(TINY, tmp_path / "out", str(tmp_path / "absent.pdparams"))
+    with pytest.raises(UsageError, match="cannot read the weights memory://absent.pdparams"):
+        export(TINY, tmp_path / "out", "memory://absent.pdparams")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sodbatch.errors import JobError, UsageError
-
-from .spec import NetworkSpec, find_spec
-from .weights import State, load_state, read_pdparams
+from sodbatch.model.spec import NetworkSpec, find_spec
+from sodbatch.model.weights import State, load_state, read_pdparams
+from sodbatch.storage import Storage, display_uri, redact
 
 if TYPE_CHECKING:
     from paddle import nn
 
-    from sodbatch.storage import Storage
-
-    from .network import SODNetwork
+    from sodbatch.model.network import SODNetwork
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def export(
         output_dir: Where the folder's files go; created if absent, an older export in it is replaced.
         weight_path: A ``.pdparams`` file, or the URL of one; without it the weights come from ``seed``.
         seed: Seed of the weights, used when ``weight_path`` is not given.
-        storage: Reads ``weight_path`` when that is a URL.
+        storage: Reads ``weight_path``; default: from the environment.
 
     Returns:
         ``output_dir``.
@@ -61,12 +59,12 @@ def export(
     """
     spec = find_spec(model) if isinstance(model, str) else model
     if weight_path is None:
-        from .seeded import seeded_state
+        from sodbatch.model.seeded import seeded_state
 
         log.warning("%s: no weights given; exporting untrained weights made from seed %d", spec.name, seed)
         state = seeded_state(spec, seed)
     else:
-        state = read_pdparams(_read_weights(weight_path, storage))
+        state = read_pdparams(_read_weights(weight_path, storage or Storage()))
     return export_state(spec, state, output_dir)
 
 
@@ -74,7 +72,7 @@ def export_state(spec: NetworkSpec, state: State, output_dir: str | Path) -> Pat
     """:func:`export` with the weights in memory; equal weights give an equal ``inference.pdiparams``."""
     from paddle.utils import unique_name
 
-    from .network import SODNetwork
+    from sodbatch.model.network import SODNetwork
 
     with unique_name.guard():  # the file is ordered by names, which start anew here
         network = SODNetwork(spec)
@@ -175,15 +173,12 @@ def save_graph(network: SODNetwork, prefix: Path) -> None:
         raise JobError(f"Paddle {paddle.version.full_version} wrote no inference.json; Paddle 3.0 or later is needed")
 
 
-def _read_weights(weight_path: str, storage: Storage | None) -> bytes:
-    if "://" in weight_path:
-        if storage is None:
-            raise UsageError("weights at a URL need a storage to read them")
-        return storage.read_bytes(weight_path)
+def _read_weights(weight_path: str, storage: Storage) -> bytes:
     try:
-        return Path(weight_path).read_bytes()
+        return storage.read_bytes(weight_path)
     except OSError as error:
-        raise UsageError(f"cannot read the weights {weight_path}: {error.strerror}") from error
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot read the weights {display_uri(weight_path)}: {redact(reason)}") from error
 
 
 def _move_into(complete: Path, target: Path) -> None:
