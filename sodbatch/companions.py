@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from sodbatch.config import LimitsSection
 from sodbatch.decode import FailedPage, Page, decode_pages
-from sodbatch.errors import PictureError
+from sodbatch.errors import ErrorClass, PictureError
 from sodbatch.fetch import Fetcher
 from sodbatch.ledger import part_urls, read_parts
 from sodbatch.storage import Storage
@@ -66,7 +66,7 @@ class DrawPictures:
         for row, data in zip(chosen, self.fetcher.fetch_all([row["source"] for row in chosen]), strict=True):
             try:
                 self._draw(row, data)
-            except (PictureError, OSError) as error:
+            except (PictureError, OSError, cv2.error) as error:
                 notes.append(f"not drawn: {row['uri']}: {error}")
         return notes
 
@@ -74,11 +74,15 @@ class DrawPictures:
         if isinstance(data, PictureError):
             raise data
         others = set(range(row["page_count"])) - {row["page_index"]} if row["page_index"] is not None else ()
-        page: Page | FailedPage = next(iter(decode_pages(data, self.limits, others)))
+        page: Page | FailedPage | None = next(iter(decode_pages(data, self.limits, others)), None)
+        if page is None:
+            raise PictureError(ErrorClass.MISSING, f"page {row['page_index']} is no longer there")
         if isinstance(page, FailedPage):
             raise page.error
         drawn = draw(page.image, _detections(row["detections"]), self.labels)
-        _, encoded = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        done, encoded = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        if not done:
+            raise PictureError(ErrorClass.UNSUPPORTED, "the drawn picture is too large for JPEG (65,500 pixels a side)")
         self.storage.write_atomic(f"{self.output}/pictures/{companion_name(row)}.jpg", encoded.tobytes())
 
 

@@ -7,6 +7,7 @@ share one is about 10^-23.
 from __future__ import annotations
 
 import hashlib
+import re
 from binascii import unhexlify
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 ID_BYTES = 16
+PART_NAME = re.compile(rf"part-[0-9a-f]{{{2 * ID_BYTES}}}\.parquet")
 
 
 def digest(*parts: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +17,13 @@ from sodbatch.engine.resources import ActorPlan
 from sodbatch.errors import UsageError
 from sodbatch.fetch import Fetcher
 from sodbatch.manifest import Manifest, open_manifest
+from sodbatch.manifest.pictures import literal_folder
 from sodbatch.model.find import find_model
 from sodbatch.model.folder import ModelFolder
 from sodbatch.output import choose_output
+from sodbatch.predictor import check_choice
 from sodbatch.stages import Load, pictures_per_block
-from sodbatch.storage import Storage, display_uri
+from sodbatch.storage import Storage, display_uri, local_path, redact
 from sodbatch.tables import SCHEMA_VERSION
 from sodbatch.threshold import Threshold, resolve_threshold
 from sodbatch.write import Run, Write
@@ -65,6 +68,15 @@ def resolve(config: Config) -> Job:
         )
     storage = Storage(config.S3, config.Fetch)
     folder = find_model(config.Global.model, predict.model_dir, storage)
+    device = config.Global.device.partition(":")[0]
+    if device != "auto":
+        check_choice(
+            backend=predict.backend,
+            device=device,
+            threads=None,
+            precision=predict.precision,
+            tensorrt=predict.tensorrt,
+        )
     threshold = resolve_threshold(predict.threshold, folder.draw_threshold, len(folder.labels))
     manifest = open_manifest(predict.input, storage, path_column=predict.path_column, with_etag=predict.id_from_etag)
     partition = config.Output.partition_by
@@ -83,22 +95,27 @@ def resolve(config: Config) -> Job:
         "partition_by": partition,
         "schema": SCHEMA_VERSION,
     }
-    _check_not_inside(config, storage)
-    output = choose_output(config.Global.output, fields, config.Output.on_mismatch, storage)
+    path = local_path(config.Global.output)
+    output = config.Global.output if path is None else os.path.abspath(path)
+    try:
+        output = choose_output(output, fields, config.Output.on_mismatch, storage)
+    except OSError as error:
+        raise UsageError(f"Global.output {display_uri(output)} cannot be used: {redact(str(error))}") from error
+    _check_not_inside(config, output)
     return Job(config, storage, folder, threshold, manifest, output, fields)
 
 
-def _check_not_inside(config: Config, storage: Storage) -> None:
+def _check_not_inside(config: Config, output: str) -> None:
     """Refuse drawn pictures in a folder that is itself an input: the next run would take them for inputs."""
     if config.Visualize.pictures == "none":
         return
     inputs = config.Predict.input
-    output = display_uri(config.Global.output).rstrip("/") + "/"
+    shown = display_uri(output).rstrip("/") + "/"
     for source in inputs if isinstance(inputs, list) else [inputs or ""]:
-        folder = display_uri(source).rstrip("/") + "/"
-        if output.startswith(folder) and storage.isdir(source):
+        folder = display_uri(literal_folder(source)).rstrip("/") + "/"
+        if shown.startswith(folder):
             raise UsageError(
-                f"Global.output {output} lies inside the input folder {folder}, so the drawn pictures would be inputs "
+                f"Global.output {shown} lies inside the input folder {folder}, so the drawn pictures would be inputs "
                 "of the next run; choose another Global.output, or Visualize.pictures=none"
             )
 

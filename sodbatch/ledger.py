@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sodbatch.ids import IdSet
+from sodbatch.ids import PART_NAME, IdSet
 from sodbatch.storage import Storage
 from sodbatch.tables import FAILED, OK, explode_detections, to_parquet
 
@@ -44,10 +44,8 @@ class Ledger:
 
 def part_urls(output: str, table: str, storage: Storage) -> list[str]:
     """List the parts of one table, sorted; an output that does not exist has none."""
-    folder = f"{output.rstrip('/')}/{table}"
-    if not storage.exists(folder):
-        return []
-    return sorted(info.url for info in storage.list_files(folder) if _is_part(info.url))
+    files = storage.list_files(f"{output}/{table}")
+    return sorted(info.url for info in files if PART_NAME.fullmatch(info.url.rpartition("/")[2]))
 
 
 def read_parts(urls: Iterable[str], columns: list[str], storage: Storage) -> Iterator[pa.Table]:
@@ -63,19 +61,18 @@ def read_parts(urls: Iterable[str], columns: list[str], storage: Storage) -> Ite
             yield from pool.map(read, urls[start : start + 4 * READERS])
 
 
-def read_ledger(output: str, storage: Storage, *, retry_failed: bool = False) -> Ledger:
+def read_ledger(output: str, storage: Storage, *, redo_failed_before: int = 0) -> Ledger:
     """Read what is committed on an output.
 
     Args:
         output: Folder of the tables.
         storage: Where it lies.
-        retry_failed: Treat failed pictures as not done.
+        redo_failed_before: Failed pictures of an attempt under this one count as not done.
     """
     ledger = Ledger()
-    columns = ["input_id", "page_index", "page_count", "status"]
+    columns = ["input_id", "page_index", "page_count", "status", "attempt"]
     for rows in read_parts(part_urls(output, "images", storage), columns, storage):
-        if retry_failed:
-            rows = rows.filter(pc.equal(rows["status"], OK))
+        rows = rows.filter(pc.or_(pc.equal(rows["status"], OK), pc.greater_equal(rows["attempt"], redo_failed_before)))
         single = pc.is_null(rows["page_index"])
         ledger.done.add(rows["input_id"].filter(single))
         _add_pages(ledger, rows.filter(pc.invert(single)))
@@ -144,15 +141,14 @@ def _superseded(images: list[str], storage: Storage) -> dict[str, set[str]]:
     doubled, unopened = _suspects(images, storage)
     if len(doubled) == len(unopened) == 0:
         return {}
+    suspects = pa.concat_arrays([doubled, unopened])
     columns = ["image_id", "input_id", "page_index", "status", "attempt"]
     opened: set[str] = set()
     candidates: list[tuple[str, tuple[int, bool, int]]] = []
     for position, rows in enumerate(read_parts(images, columns, storage)):
         with_pages = rows.filter(pc.and_(pc.is_valid(rows["page_index"]), pc.is_in(rows["input_id"], unopened)))
         opened.update(with_pages["input_id"].to_pylist())
-        for row in rows.filter(pc.is_in(rows["image_id"], doubled)).to_pylist():
-            candidates.append((row["image_id"], (row["attempt"], row["status"] == OK, -position)))
-        for row in rows.filter(pc.is_in(rows["image_id"], unopened)).to_pylist():
+        for row in rows.filter(pc.is_in(rows["image_id"], suspects)).to_pylist():
             candidates.append((row["image_id"], (row["attempt"], row["status"] == OK, -position)))
     winners: dict[str, tuple[int, bool, int]] = {}
     for image_id, rank in candidates:
@@ -176,8 +172,3 @@ def _suspects(images: list[str], storage: Storage) -> tuple[pa.Array, pa.Array]:
         any_pages = any_pages or not pc.all(single).as_py()
         unopened.update(rows["image_id"].filter(pc.and_(single, pc.equal(rows["status"], FAILED))).to_pylist())
     return pa.array(sorted(doubled), pa.string()), pa.array(sorted(unopened) if any_pages else [], pa.string())
-
-
-def _is_part(url: str) -> bool:
-    name = url.rsplit("/", 1)[-1]
-    return name.startswith("part-") and name.endswith(".parquet")

@@ -7,12 +7,13 @@ import re
 from typing import Any, Literal
 
 from sodbatch.errors import UsageError
-from sodbatch.ids import digest
+from sodbatch.ids import PART_NAME, digest
+from sodbatch.ledger import part_urls
 from sodbatch.storage import Storage, display_uri
 
 OURS = {
-    "images": re.compile(r"part-[0-9a-f]{32}\.parquet"),
-    "detections": re.compile(r"part-[0-9a-f]{32}\.parquet"),
+    "images": PART_NAME,
+    "detections": PART_NAME,
     "pictures": re.compile(r".*_[0-9a-f]{12}\.jpg"),
     "json": re.compile(r".*_[0-9a-f]{12}_res\.json"),
 }
@@ -52,10 +53,9 @@ def choose_output(
     Raises:
         UsageError: The folder holds tables of another fingerprint, or tables without a record, and is to be kept.
     """
-    output = output.rstrip("/")
     record = read_record(output, storage)
     if record is None:
-        if on_mismatch != "overwrite" and holds_parts(output, storage):
+        if on_mismatch != "overwrite" and part_urls(output, "images", storage):
             raise UsageError(
                 f"{display_uri(output)}/images holds parts but {RECORD} is not beside it, so what made them is not "
                 "known; use another Global.output, or --overwrite to delete those tables"
@@ -88,17 +88,23 @@ def read_record(output: str, storage: Storage) -> dict[str, Any] | None:
     )
 
 
+def next_attempt(output: str, fields: dict[str, Any], storage: Storage) -> int:
+    """Return which run on a folder the next one is: 1 where the folder holds no tables of this fingerprint."""
+    record = read_record(output, storage)
+    if record is None or record["fingerprint"] != fields or record.get("deleting"):
+        return 1
+    return int(record["attempt"]) + 1
+
+
 def begin(output: str, fields: dict[str, Any], storage: Storage) -> int:
-    """Make the folder this run's and return its attempt, from 1; tables of another fingerprint are deleted.
+    """Make the folder this run's and return its attempt; tables of another fingerprint are deleted.
 
     The record is written before the tables of another run go, so that a kill in between leaves nothing that the
     next run could take for its own.
     """
-    record = read_record(output, storage)
-    same = record is not None and record["fingerprint"] == fields and not record.get("deleting")
-    attempt = record["attempt"] + 1 if record is not None and same else 1
-    if not same:
-        _write_record(output, {"fingerprint": fields, "attempt": attempt, "deleting": True}, storage)
+    attempt = next_attempt(output, fields, storage)
+    if attempt == 1:
+        _write_record(output, {"fingerprint": fields, "attempt": 1, "deleting": True}, storage)
         _delete_tables(output, storage)
     storage.delete(f"{output}/_SUCCESS")
     _write_record(output, {"fingerprint": fields, "attempt": attempt}, storage)
@@ -109,11 +115,6 @@ def finish(output: str, summary: dict[str, Any], storage: Storage) -> None:
     """Write ``summary.json``, then ``_SUCCESS``: the last thing a run does."""
     storage.write_atomic(f"{output}/summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
     storage.write_atomic(f"{output}/_SUCCESS", b"")
-
-
-def holds_parts(output: str, storage: Storage) -> bool:
-    """Tell whether parts of the images table lie in a folder."""
-    return any(OURS["images"].fullmatch(info.url.rsplit("/", 1)[-1]) for info in storage.list_files(f"{output}/images"))
 
 
 def _write_record(output: str, record: dict[str, Any], storage: Storage) -> None:

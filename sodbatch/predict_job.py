@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import platform
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -17,11 +18,10 @@ from sodbatch.companions import sample_rows, write_coco
 from sodbatch.config import Config
 from sodbatch.engine.inline import InlineEngine
 from sodbatch.engine.pipeline import Engine, Pipeline
-from sodbatch.errors import JobError
-from sodbatch.ids import IdSet
+from sodbatch.errors import JobError, UsageError
 from sodbatch.job import Job, build_pipeline, drawing, resolve
 from sodbatch.ledger import Ledger, read_ledger, settle
-from sodbatch.output import begin, fingerprint_id, finish
+from sodbatch.output import begin, fingerprint_id, finish, next_attempt
 from sodbatch.pending import Pending
 from sodbatch.progress import ProgressBar
 from sodbatch.storage import display_uri
@@ -73,15 +73,44 @@ def _engine(config: Config) -> Engine:
 
 
 def _execute(job: Job, bar: ProgressBar, started: float) -> dict[str, Any]:
-    """Run until every input is committed, settle, count, and declare the run finished."""
+    """Run until every input is committed, settle, count, and declare the run finished.
+
+    Nothing of an output is touched before the engine is up; where nothing is pending, no engine is started.
+    """
+    attempt = next_attempt(job.output, job.fields, job.storage)
+    bar.expect(job.manifest.count_hint())
+    pending = Pending(job.manifest, _done_before(job, attempt), on_end=bar.expect)
+    tables = pending.tables()
+    head = next(tables, None)
     run = Run(
         run_id=uuid.uuid4().hex,
-        attempt=begin(job.output, job.fields, job.storage),
+        attempt=attempt,
         fingerprint=fingerprint_id(job.fields),
         model_name=job.folder.model_name,
         model_fingerprint=job.folder.fingerprint,
     )
-    listed, engine = _run_pending(job, run, bar)
+    description = "none, there was nothing to do"
+    with _engine(job.config) if head is not None else contextlib.nullcontext() as engine:
+        begin(job.output, job.fields, job.storage)
+        if engine is not None and head is not None:
+            description = engine.description
+            bar.say(description)
+            _run_pending(job, run, engine, pending, itertools.chain([head], tables), bar)
+    return _finish(job, run, pending, description, bar, started)
+
+
+def _done(job: Job, attempt: int) -> Ledger:
+    """Read what is done: with ``retry_failed``, failures of earlier attempts are not."""
+    return read_ledger(job.output, job.storage, redo_failed_before=attempt if job.config.Predict.retry_failed else 0)
+
+
+def _done_before(job: Job, attempt: int) -> Ledger:
+    """Read what is done before an attempt: nothing where the folder's tables are those of another fingerprint."""
+    return _done(job, attempt) if attempt > 1 else Ledger()
+
+
+def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, started: float) -> dict[str, Any]:
+    """Settle the tables, count them, write what is made from them, and declare the run finished."""
     superseded = settle(job.output, job.storage)
     counted = count(job.output, job.storage)
     if counted["doubles"] or counted["pictures"] != counted[OK] + counted[FAILED]:
@@ -114,27 +143,36 @@ def _execute(job: Job, bar: ProgressBar, started: float) -> dict[str, Any]:
     return summary
 
 
-def _run_pending(job: Job, run: Run, bar: ProgressBar) -> tuple[Pending, str]:
-    """Run what is pending; where nothing is, no engine is started.
+def _run_pending(
+    job: Job, run: Run, engine: Engine, pending: Pending, tables: Iterator[pa.Table], bar: ProgressBar
+) -> None:
+    """Run what is pending, and what is missing after that again and again until nothing is.
 
-    Returns:
-        What this run found to do, and the engine that did it, in words.
+    Raises:
+        JobError: Nothing new came of the last tries; or the manifest or the backend turned out to be unusable.
     """
-    ledger = read_ledger(job.output, job.storage, retry_failed=job.config.Predict.retry_failed)
-    bar.expect(job.manifest.count_hint())
-    pending = Pending(job.manifest, ledger, on_end=bar.expect)
-    tables = pending.tables()
-    head = next(tables, None)
-    if head is None:
-        return pending, "none, there was nothing to do"
-    with _engine(job.config) as engine:
-        bar.say(engine.description)
-        pipeline = build_pipeline(job, run, engine.actors)
-        failure = _run_pass(engine, pipeline, itertools.chain([head], tables), bar)
-        if failure is not None:
-            pending = _list(job, ledger)
-        _run_missing(job, engine, pipeline, pending.listed, failure, bar)
-        return pending, engine.description
+    pipeline = build_pipeline(job, run, engine.actors)
+    try:
+        failure = _run_pass(engine, pipeline, tables, bar)
+    except UsageError as error:
+        raise JobError(f"{error} (the run had started: what it has committed stays)") from error
+    for _ in tables:  # what an engine that gave up has not listed
+        pass
+    fewest = len(pending.listed) + 1
+    fruitless = 0
+    while True:
+        ledger = _done(job, run.attempt)
+        missing = pending.listed.count_missing(ledger.done)
+        if missing == 0:
+            return
+        fruitless = fruitless + 1 if missing >= fewest else 0
+        if fruitless == FRUITLESS_PASSES:
+            raise JobError(
+                f"{missing:,} inputs could not be committed in {FRUITLESS_PASSES} more tries: "
+                f"{failure or 'no error was reported'}"
+            )
+        fewest = min(fewest, missing)
+        failure = _run_pass(engine, pipeline, Pending(job.manifest, ledger).tables(), bar)
 
 
 def _run_pass(engine: Engine, pipeline: Pipeline, tables: Iterable[pa.Table], bar: ProgressBar) -> JobError | None:
@@ -144,35 +182,6 @@ def _run_pass(engine: Engine, pipeline: Pipeline, tables: Iterable[pa.Table], ba
         bar.say(f"what is missing is tried again after: {error}")
         return error
     return None
-
-
-def _run_missing(
-    job: Job, engine: Engine, pipeline: Pipeline, listed: IdSet, failure: JobError | None, bar: ProgressBar
-) -> None:
-    """Run what is missing in the ledger, again and again until nothing is, or nothing new comes of it."""
-    fewest: int | None = None
-    fruitless = 0
-    while True:
-        ledger = read_ledger(job.output, job.storage)
-        missing = listed.count_missing(ledger.done)
-        if missing == 0:
-            return
-        fruitless = fruitless + 1 if fewest is not None and missing >= fewest else 0
-        if fruitless == FRUITLESS_PASSES:
-            raise JobError(
-                f"{missing:,} inputs could not be committed in {FRUITLESS_PASSES} more tries: "
-                f"{failure or 'no error was reported'}"
-            )
-        fewest = missing
-        failure = _run_pass(engine, pipeline, Pending(job.manifest, ledger).tables(), bar)
-
-
-def _list(job: Job, ledger: Ledger) -> Pending:
-    """List the whole manifest against a ledger, for the counts alone."""
-    pending = Pending(job.manifest, ledger)
-    for _ in pending.tables():
-        pass
-    return pending
 
 
 def _write_companions(job: Job, bar: ProgressBar) -> None:
@@ -199,7 +208,9 @@ def _versions() -> dict[str, str]:
 
 
 def _print_plan(job: Job, console: Console) -> None:
-    pending = _list(job, read_ledger(job.output, job.storage, retry_failed=job.config.Predict.retry_failed))
+    pending = Pending(job.manifest, _done_before(job, next_attempt(job.output, job.fields, job.storage)))
+    for _ in pending.tables():
+        pass
     with _engine(job.config) as engine:
         pipeline = build_pipeline(job, Run("", 0, "", job.folder.model_name, job.folder.fingerprint), engine.actors)
     console.print(

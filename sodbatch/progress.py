@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
@@ -22,8 +21,8 @@ class ProgressBar:
         console: Where to draw; a terminal gets the bar.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(file=sys.stderr)
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._done = self._failed = 0
         self._total: int | None = None
         self._started = self._last_line = time.monotonic()

@@ -6,6 +6,7 @@ hands the same objects to Ray Data.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from sodbatch.ids import image_id
 from sodbatch.predictor.base import Predictor
 from sodbatch.preprocess import Preprocess, resize
 from sodbatch.storage import redact
-from sodbatch.tables import FAILED, OK, detections_array, inferred_schema, loaded_schema
+from sodbatch.tables import FAILED, OK, PENDING, detections_array, inferred_schema, loaded_schema
 from sodbatch.threshold import Detections, Threshold, select
 
 BLOCK_BYTES = 64 * 2**20
@@ -31,7 +32,7 @@ BLOCK_BYTES = 64 * 2**20
 
 def pictures_per_block(preprocess: Preprocess) -> int:
     """Return how many model inputs make one table of about :data:`BLOCK_BYTES`, at most 64."""
-    return max(1, min(64, BLOCK_BYTES // (preprocess.height * preprocess.width * 3)))
+    return max(1, min(64, BLOCK_BYTES // math.prod(preprocess.shape)))
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,21 @@ class Load:
     @property
     def block_bytes(self) -> int:
         """Bytes of pixels in one full table."""
-        return self.block_rows * self.preprocess.height * self.preprocess.width * 3
+        return self.block_rows * math.prod(self.preprocess.shape)
 
     def __call__(self, pending: pa.Table) -> Iterator[pa.Table]:
         """Yield tables of :func:`sodbatch.tables.loaded_schema`, all but the last of ``block_rows`` rows."""
-        block = _Block(self)
-        rows = pending.to_pylist()
+        block = _Block(self.block_rows, self.preprocess, pending.select(self.passthrough.names))
+        rows = pending.select(PENDING.names).to_pylist()
         fetched = self.fetcher.fetch_all([row["source"] for row in rows])
-        for row in rows:
+        for index, row in enumerate(rows):
             started = time.perf_counter()
             data = next(fetched)
             fetch_seconds = time.perf_counter() - started
             file_bytes = None if isinstance(data, PictureError) else len(data)
             started = time.perf_counter()
             for page in self._pages(row, data):
-                block.add(row, page, file_bytes, fetch_seconds, started)
+                block.add(index, row, page, file_bytes, fetch_seconds, started)
                 fetch_seconds = 0.0
                 if block.full:
                     yield block.table()
@@ -96,29 +97,33 @@ class Load:
 class _Block:
     """Rows of one table in the making, their pixels written straight into the buffer that Arrow takes over."""
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._shape = (load.block_rows, load.preprocess.height, load.preprocess.width, 3)
+    def __init__(self, capacity: int, preprocess: Preprocess, passed_through: pa.Table) -> None:
+        self._capacity = capacity
+        self._preprocess = preprocess
+        self._passed_through = passed_through
         self._clear()
 
     def _clear(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._pixels = np.empty(self._shape, np.uint8)
+        self._indices: list[int] = []
+        self._pixels = np.empty((self._capacity, *self._preprocess.shape), np.uint8)
         self._with_pixels: list[bool] = []
 
     @property
     def full(self) -> bool:
-        return len(self.rows) == self._load.block_rows
+        return len(self.rows) == self._capacity
 
     def add(
         self,
+        index: int,
         row: dict[str, Any],
         page: Page | FailedPage,
         file_bytes: int | None,
         fetch_seconds: float,
         decode_started: float,
     ) -> None:
-        """Append one page; a picture that cannot be resized becomes a failed row."""
+        """Append one page of the ``index``-th pending row; a picture that cannot be resized becomes a failed row."""
+        self._indices.append(index)
         error = page.error if isinstance(page, FailedPage) else self._resize(page.image)
         height, width = page.image.shape[:2] if isinstance(page, Page) else (None, None)
         self._with_pixels.append(error is None)
@@ -140,21 +145,24 @@ class _Block:
 
     def _resize(self, image: np.ndarray) -> PictureError | None:
         try:
-            resize(image, self._load.preprocess, out=self._pixels[sum(self._with_pixels)])
+            resize(image, self._preprocess, out=self._pixels[sum(self._with_pixels)])
         except Exception as error:
             return PictureError(ErrorClass.DECODER_FAILURE, f"cannot be resized: {redact(str(error))}")
         return None
 
     def table(self) -> pa.Table:
         """Return the rows so far and start anew."""
-        schema = loaded_schema(self._load.passthrough)
-        pixels = _pixel_column(self._pixels, np.array(self._with_pixels))
-        columns = [
-            pixels if field.name == "pixels" else pa.array([row[field.name] for row in self.rows], field.type)
+        passed_through = self._passed_through.take(pa.array(self._indices, pa.int64()))
+        schema = loaded_schema(passed_through.schema)
+        made: dict[str, pa.Array | pa.ChunkedArray] = {
+            field.name: pa.array([row[field.name] for row in self.rows], field.type)
             for field in schema
-        ]
+            if field.name != "pixels" and field.name not in passed_through.column_names
+        }
+        made["pixels"] = _pixel_column(self._pixels, np.array(self._with_pixels))
+        made |= {name: passed_through[name] for name in passed_through.column_names}
         self._clear()
-        return pa.table(columns, schema=schema)
+        return pa.table([made[name] for name in schema.names], schema=schema)
 
 
 def _pixel_column(pixels: np.ndarray, valid: np.ndarray) -> pa.Array:

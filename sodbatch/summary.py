@@ -88,8 +88,8 @@ def worst_errors(output: str, storage: Storage, most: int = WORST) -> list[dict[
 def show(output: str, storage: Storage) -> str:
     """Describe an output from its files alone, for a person."""
     counted = count(output, storage)
-    url = f"{output.rstrip('/')}/summary.json"
-    finished = storage.exists(f"{output.rstrip('/')}/_SUCCESS")
+    url = f"{output}/summary.json"
+    finished = storage.exists(f"{output}/_SUCCESS")
     summary = json.loads(storage.read_bytes(url)) if finished and storage.exists(url) else {}
     lines = [
         f"{output}: {'finished' if finished else 'not finished: run the same command again to go on'}",

@@ -1,7 +1,7 @@
 """The two tables: their schemas, and how rows become Arrow.
 
 ``images`` has one row a picture (or page), ``detections`` one row a box. Field metadata says units and ranges,
-so that ``DESCRIBE`` in any reader of Parquet metadata tells what a column means.
+so that ``pyarrow.parquet.read_schema`` tells what a column means.
 """
 
 from __future__ import annotations
@@ -71,9 +71,6 @@ _TIMES = [
 ]
 TIMED_STAGES = ("fetch", "decode", "infer", "write")
 """Stages whose seconds, summed over the rows of a part, its metadata carries."""
-
-SOURCE_COLUMNS = ("source", "uri", "etag")
-"""The columns that every manifest yields before those that pass through."""
 
 PENDING = pa.schema(
     [

@@ -32,7 +32,7 @@ def boxes(output: Path) -> list[str]:
     return sorted(row["image_id"] for part in parts for row in pq.read_table(part).to_pylist())
 
 
-def done(output: Path, ids: list[str], **options: bool) -> list[bool]:
+def done(output: Path, ids: list[str], **options: int) -> list[bool]:
     return read_ledger(str(output), Storage(), **options).done.contains(pa.array(ids)).tolist()
 
 
@@ -49,11 +49,21 @@ def test_a_part_in_the_making_is_not_committed(tmp_path: Path) -> None:
     assert done(tmp_path, [A]) == [True]
 
 
+def test_files_of_others_are_neither_read_nor_deleted(tmp_path: Path) -> None:
+    commit(tmp_path, inferred_rows([A]))
+    for table in ("images", "detections"):
+        (tmp_path / table / "part-00000-of-spark.parquet").write_bytes(b"theirs")
+    settle(str(tmp_path), Storage())
+    assert done(tmp_path, [A]) == [True]
+    assert len(list(tmp_path.rglob("part-00000-of-spark.parquet"))) == 2
+
+
 def test_failed_pictures_are_done_unless_they_are_to_be_retried(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A], failed=True))
     commit(tmp_path, inferred_rows([B]))
     assert done(tmp_path, [A, B]) == [True, True]
-    assert done(tmp_path, [A, B], retry_failed=True) == [False, True]
+    assert done(tmp_path, [A, B], redo_failed_before=2) == [False, True]
+    assert done(tmp_path, [A, B], redo_failed_before=1) == [True, True]
 
 
 def test_a_document_is_done_when_its_pages_are_all_committed_in_whatever_parts(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def files(output: Path) -> set[str]:
 
 def test_the_same_fingerprint_goes_on_and_counts_attempts(tmp_path: Path) -> None:
     output = filled(tmp_path / "out")
-    assert choose_output(output + "/", FIELDS, "refuse", Storage()) == output
+    assert choose_output(output, FIELDS, "refuse", Storage()) == output
     assert (tmp_path / "out" / "_SUCCESS").exists()
     assert begin(output, FIELDS, Storage()) == 2
     assert files(tmp_path / "out") >= {f"images/{PART}", "pictures/a_0123456789ab.jpg"}

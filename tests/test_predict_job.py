@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from sodbatch import predict_job
 from sodbatch.config import Config
-from sodbatch.errors import UsageError
+from sodbatch.engine.inline import InlineEngine
+from sodbatch.errors import JobError, UsageError
 from sodbatch.predict_job import run
 
 THRESHOLD = 0.3
@@ -177,6 +179,58 @@ def test_another_threshold_is_refused_with_what_differs_or_written_beside_or_ove
     assert rows_of(tmp_path / "out") == rows_of(beside) != before
 
 
+def test_a_request_that_cannot_work_costs_no_tables(job: Runner, pictures: Path, tmp_path: Path) -> None:
+    assert job(pictures) == 0
+    before = rows_of(tmp_path / "out")
+    options = {"Output__on_mismatch": "overwrite", "Predict__threshold": 0.9}
+    with pytest.raises(UsageError, match="fp16"):
+        job(pictures, Predict__precision="fp16", **options)
+    with pytest.raises(UsageError, match="leave at least 1"):
+        job(pictures, Predict__engine="ray", Resources__actors=64, **options)
+    assert rows_of(tmp_path / "out") == before and (tmp_path / "out" / "_SUCCESS").exists()
+
+
+class FailsOnce(InlineEngine):
+    """The inline engine, but that the first run of it gives up."""
+
+    runs = 0
+
+    def run(self, *args: Any) -> None:
+        self.runs += 1
+        if self.runs == 1:
+            raise JobError("a machine was lost")
+        super().run(*args)
+
+
+@pytest.mark.parametrize("failing", [FailsOnce, InlineEngine])
+def test_failed_pictures_are_redone_though_the_engine_gives_up_once(
+    job: Runner, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: type[InlineEngine]
+) -> None:
+    manifest = listed(tmp_path, [str(pictures / "scene_00.jpg"), str(pictures / "late.jpg")])
+    assert job(manifest) == 3
+    cv2.imwrite(str(pictures / "late.jpg"), scene(50))
+    monkeypatch.setattr(predict_job, "InlineEngine", failing)
+    assert job(manifest, Predict__retry_failed=True) == 0
+    assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
+    assert summary_of(tmp_path / "out")["this_run"]["done"] == 1
+
+
+class NeverWorks(InlineEngine):
+    """An engine whose every run gives up."""
+
+    def run(self, *args: Any) -> None:
+        raise JobError("no machine is left")
+
+
+def test_an_engine_that_never_works_ends_in_an_error_that_says_why(
+    job: Runner, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_job, "InlineEngine", NeverWorks)
+    with pytest.raises(JobError, match="10 inputs could not be committed .* no machine is left"):
+        job(pictures)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
 def test_failed_pictures_are_redone_when_asked_and_their_new_rows_supersede(
     job: Runner, pictures: Path, tmp_path: Path
 ) -> None:
@@ -285,6 +339,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(
         ({"Predict__threshold": {99: 0.5}}, "99"),
         ({"Output__partition_by": "city"}, "Output.partition_by is 'city'"),
         ({"Global__output": "/proc/nowhere"}, "cannot write to /proc/nowhere"),
+        ({"Global__device": "gpu", "Predict__backend": "paddle"}, "GPU"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(
@@ -295,9 +350,27 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert not (tmp_path / "out" / "images").exists()
 
 
+def test_a_bucket_that_is_not_there_is_one_line(job: Runner, pictures: Path, s3_bucket: Any) -> None:
+    s3 = {"S3__endpoint_url": s3_bucket.endpoint, "S3__region": "us-east-1"}
+    with pytest.raises(UsageError, match=r"s3://no-such-bucket/out .*bucket"):
+        job(pictures, Global__output="s3://no-such-bucket/out", **s3)
+
+
+def test_a_manifest_that_ends_in_nonsense_is_an_error_after_what_could_be_read(
+    job: Runner, pictures: Path, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"path": str(pictures / f"scene_{i % 10:02d}.jpg"), "n": i}) for i in range(12_000)]
+    (tmp_path / "list.jsonl").write_text("\n".join([*lines, "{nonsense"]))
+    with pytest.raises(JobError, match="12001"):
+        job(tmp_path / "list.jsonl", Output__shard_size=4)
+    assert rows_of(tmp_path / "out") and not (tmp_path / "out" / "_SUCCESS").exists()
+
+
 def test_drawn_pictures_may_not_land_among_the_inputs(job: Runner, pictures: Path) -> None:
     with pytest.raises(UsageError, match="lies inside the input folder"):
         job(pictures, Global__output=str(pictures / "out"), Visualize__pictures="all")
+    with pytest.raises(UsageError, match="lies inside the input folder"):
+        job(f"{pictures}/**/*.jpg", Global__output=str(pictures / "out"), Visualize__pictures="all")
     assert job(pictures, Global__output=str(pictures / "out")) == 0
 
 

@@ -86,6 +86,18 @@ def test_columns_of_the_manifest_pass_through(tmp_path: Path) -> None:
     assert [(row["city"], row["altitude"]) for row in rows] == [("Bonn", 10.5), ("Aix", None)]
 
 
+def test_values_of_the_manifest_that_python_cannot_hold_pass_through(tmp_path: Path) -> None:
+    far = pa.array([253_402_300_800_000_000], pa.timestamp("us"))
+    nanoseconds = pa.array([1], pa.time64("ns"))
+    pending = pending_rows([picture(tmp_path, "a.png", 50)])
+    pending = pending.append_column("valid_to", far).append_column("taken", nanoseconds)
+    passthrough = pa.schema(list(pending.schema)[5:])
+    [loaded] = load(passthrough)(pending)
+    row = infer(passthrough=passthrough)(loaded)
+    assert row["valid_to"].cast(pa.int64()).to_pylist() == [253_402_300_800_000_000]
+    assert row["taken"].cast(pa.int64()).to_pylist() == [1]
+
+
 def test_pages_are_rows_of_their_own_and_committed_ones_are_skipped(tmp_path: Path) -> None:
     source = tiff(tmp_path, [50, 100, 200])
     rows = run([source])

@@ -10,20 +10,22 @@ import pyarrow as pa
 from sodbatch.config import Config
 from sodbatch.engine.pipeline import Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan
+from sodbatch.predictor.base import default_device, usable_cpus
 
 
 class InlineEngine:
     """Runs a pipeline in this process; satisfies :class:`sodbatch.engine.pipeline.Engine`."""
 
     def __init__(self, config: Config) -> None:
-        cores = len(os.sched_getaffinity(0))
-        threads = config.Resources.threads_per_actor
         device, _, gpu_ids = config.Global.device.partition(":")
+        if device == "auto":
+            device = default_device()
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids.split(",")[0]
-        gpus = 1.0 if device == "gpu" else 0.0
-        self.actors = ActorPlan(1, 1, float(cores), gpus, cores if threads == "auto" else threads)
-        self.description = f"inline, {self.actors.threads} threads"
+        named = config.Resources.threads_per_actor
+        threads = usable_cpus() if named == "auto" else named
+        self.actors = ActorPlan(1, 1, float(threads), 1.0 if device == "gpu" else 0.0, threads)
+        self.description = f"inline on {device}, {threads} threads"
 
     def __enter__(self) -> InlineEngine:
         return self
@@ -37,7 +39,7 @@ class InlineEngine:
         shard: list[pa.Table] = []
         for rows in pending:
             if infer is None:
-                infer, reason = pipeline.infer.create(pipeline.infer.folder)
+                infer, reason = pipeline.infer.create()
                 listener.say(reason)
             for loaded in pipeline.load(rows):
                 shard.append(infer(loaded))

@@ -38,12 +38,12 @@ class InferSpec:
     threads: int
     passthrough: pa.Schema
 
-    def create(self, folder: ModelFolder) -> tuple[Infer, str]:
-        """Load the model from a folder on this machine; return the stage and which backend was chosen, and why."""
+    def create(self) -> tuple[Infer, str]:
+        """Load the model; return the stage and which backend was chosen, and why."""
         from sodbatch.predictor import create_predictor
 
         predictor, reason = create_predictor(
-            folder,
+            self.folder,
             backend=self.backend,
             device=self.device,
             threads=self.threads,
@@ -52,8 +52,10 @@ class InferSpec:
             tensorrt=self.tensorrt,
             batch_size=self.batch_size,
         )
-        shape = (folder.preprocess.height, folder.preprocess.width, 3)
-        stage = Infer(predictor, self.threshold, folder.labels, folder.keep_top_k, shape, self.passthrough)
+        folder = self.folder
+        stage = Infer(
+            predictor, self.threshold, folder.labels, folder.keep_top_k, folder.preprocess.shape, self.passthrough
+        )
         return stage, reason
 
 

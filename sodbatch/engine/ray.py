@@ -8,15 +8,13 @@ is, and what a wave could not finish is simply still pending. The next wave is l
 from __future__ import annotations
 
 import logging
-import math
 import os
-import queue
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,22 +27,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sodbatch.config import Config
 from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan, Node, plan_actors
+from sodbatch.engine.waves import cut, task_rows, waves
 from sodbatch.errors import JobError, UsageError
 from sodbatch.model.transfer import install_model_files, read_model_files
+from sodbatch.predictor.base import usable_cpus
 from sodbatch.storage import redact
 from sodbatch.write import Write, Written
-
-WAVE_ROWS = 1_000_000
-"""Most inputs of one wave: some 200 MB in the driver."""
-
-WAVE_SECONDS = 5.0
-"""How long the first picture waits for a manifest that is slow to list."""
-
-TASK_ROWS = 4096
-"""Most inputs of one Load task, which streams its output: fewer, larger tasks cost the driver less."""
-
-TASKS_PER_CPU = 8
-"""Load tasks that a small wave is cut into for each CPU, so that all CPUs end at about the same time."""
 
 RETRIES = 3
 """Retries of a task and restarts of an actor that died. Finite, unlike Ray Data's default: a picture that kills its
@@ -65,16 +53,16 @@ class RayEngine:
         self._config = config
 
     def __enter__(self) -> RayEngine:
-        resources, device = self._config.Resources, self._config.Global.device
+        resources = self._config.Resources
         local = resources.ray_address is None and "RAY_ADDRESS" not in os.environ
-        device, _, gpu_ids = device.partition(":")
+        device, _, gpu_ids = self._config.Global.device.partition(":")
         if gpu_ids and local:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids
         with _quiet():
             try:
                 ray.init(
                     address=resources.ray_address,
-                    num_cpus=max(2, os.cpu_count() or 2) if local else None,
+                    num_cpus=max(2, usable_cpus()) if local else None,
                     include_dashboard=False if local else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
@@ -110,8 +98,8 @@ class RayEngine:
         monitor = ray.remote(_Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
         model = (pipeline.infer, ray.put(read_model_files(pipeline.infer.folder)), node)
         with _Relay(monitor, listener):
-            for wave in _waves(pending):
-                blocks = _cut(wave, _task_rows(len(wave), self._cpus, pipeline.load.block_rows))
+            for wave in waves(pending):
+                blocks = cut(wave, task_rows(len(wave), self._cpus, pipeline.load.block_rows))
                 try:
                     self._run_wave(pipeline, blocks, (*model, monitor))
                 except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
@@ -147,7 +135,7 @@ def _quiet() -> Iterator[None]:
     if "RAY_BACKEND_LOG_LEVEL" in os.environ:
         yield
         return
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # inherited by what Ray starts; this process forgets it again
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", RayDeprecationWarning)
     sys.stderr.flush()
@@ -157,6 +145,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        del os.environ["RAY_BACKEND_LOG_LEVEL"]
         os.dup2(stderr, 2)
         os.close(stderr)
 
@@ -165,76 +154,14 @@ def _node(resources: dict[str, float]) -> Node:
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
-def _waves(pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Group pending rows into waves, listing ahead in a thread."""
-    tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=WAVE_ROWS // 10_000)
-    stopped = threading.Event()
-
-    def put(item: pa.Table | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                tables.put(item, timeout=1.0)
-                return
-            except queue.Full:
-                continue
-
-    def listing() -> None:
-        try:
-            for table in pending:
-                put(table)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=listing, name="listing", daemon=True)
-    thread.start()
-    try:
-        ended = False
-        while not ended:
-            wave, ended = _next_wave(tables)
-            if wave:
-                yield pa.concat_tables(wave)
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _task_rows(wave_rows: int, cpus: float, block_rows: int) -> int:
-    """Return the inputs of one Load task: whole blocks, at most :data:`TASK_ROWS` inputs."""
-    even = math.ceil(wave_rows / max(1.0, cpus * TASKS_PER_CPU))
-    return max(block_rows, min(TASK_ROWS, even) // block_rows * block_rows)
-
-
-def _cut(rows: pa.Table, size: int) -> list[pa.Table]:
-    return [rows.slice(start, size).combine_chunks() for start in range(0, len(rows), size)]
-
-
-def _next_wave(tables: queue.Queue[pa.Table | BaseException | None]) -> tuple[list[pa.Table], bool]:
-    """Take what has been listed, until there is enough or it has taken long enough."""
-    wave: list[pa.Table] = []
-    deadline: float | None = None
-    while sum(map(len, wave)) < WAVE_ROWS:
-        try:
-            item = tables.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            return wave, False
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            return wave, True
-        wave.append(item)
-        deadline = deadline or time.monotonic() + WAVE_SECONDS
-    return wave, False
-
-
 class _InferActor:
     """An actor of the pool: holds the loaded detector; on other machines than the driver's, its files come along."""
 
     def __init__(self, spec: InferSpec, files: Any, drivers_node: str, monitor: Any) -> None:
         here = ray.get_runtime_context().get_node_id() == drivers_node
-        self._infer, reason = spec.create(spec.folder if here else install_model_files(spec.folder, ray.get(files)))
+        if not here:
+            spec = replace(spec, folder=install_model_files(spec.folder, ray.get(files)))
+        self._infer, reason = spec.create()
         monitor.say.remote(reason)
 
     def __call__(self, loaded: pa.Table) -> pa.Table:

@@ -1,0 +1,91 @@
+"""Waves: pending rows, listed ahead in a thread, grouped into finite pieces of work."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+WAVE_ROWS = 1_000_000
+"""Most inputs of one wave: some 200 MB in the driver."""
+
+WAVE_SECONDS = 5.0
+"""How long the first picture waits for a manifest that is slow to list."""
+
+TASK_ROWS = 4096
+"""Most inputs of one Load task, which streams its output: fewer, larger tasks cost the driver less."""
+
+TASKS_PER_CPU = 8
+"""Load tasks that a small wave is cut into for each CPU, so that all CPUs end at about the same time."""
+
+TABLES_AHEAD = 100
+"""Tables of the manifest, of some 10,000 rows, that are listed ahead."""
+
+
+def waves(pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Group pending rows into waves, listing ahead in a thread."""
+    tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=TABLES_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: pa.Table | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                tables.put(item, timeout=1.0)
+                return
+            except queue.Full:
+                continue
+
+    def listing() -> None:
+        try:
+            for table in pending:
+                put(table)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=listing, name="listing", daemon=True)
+    thread.start()
+    try:
+        ended = False
+        while not ended:
+            wave, ended = _next_wave(tables)
+            if wave:
+                yield pa.concat_tables(wave)
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def task_rows(wave_rows: int, cpus: float, block_rows: int) -> int:
+    """Return the inputs of one Load task: whole blocks, at most :data:`TASK_ROWS` inputs."""
+    even = math.ceil(wave_rows / max(1.0, cpus * TASKS_PER_CPU))
+    return max(block_rows, min(TASK_ROWS, even) // block_rows * block_rows)
+
+
+def cut(rows: pa.Table, size: int) -> list[pa.Table]:
+    """Cut rows into tables of at most ``size`` rows, each with memory of its own."""
+    return [rows.slice(start, size).combine_chunks() for start in range(0, len(rows), size)]
+
+
+def _next_wave(tables: queue.Queue[pa.Table | BaseException | None]) -> tuple[list[pa.Table], bool]:
+    """Take what has been listed, until there is enough or it has taken long enough."""
+    wave: list[pa.Table] = []
+    deadline: float | None = None
+    while sum(map(len, wave)) < WAVE_ROWS:
+        try:
+            item = tables.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return wave, False
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return wave, True
+        wave.append(item)
+        deadline = deadline or time.monotonic() + WAVE_SECONDS
+    return wave, False

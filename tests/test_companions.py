@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from fakes import LABELS, inferred_rows
+from PIL import Image
+
+from sodbatch.companions import DrawPictures, companion_name
+from sodbatch.config import FetchSection, LimitsSection
+from sodbatch.fetch import Fetcher
+from sodbatch.ids import digest
+from sodbatch.storage import Storage
+
+A, B = digest("a"), digest("b")
+
+
+def drawing(output: Path, min_boxes: int = 0) -> DrawPictures:
+    fetcher = Fetcher(Storage(), FetchSection(), LimitsSection())
+    return DrawPictures(str(output), Storage(), fetcher, LimitsSection(), LABELS, min_boxes)
+
+
+def rows(paths: list[Path], ids: list[str], **options: object) -> pa.Table:
+    names = [str(path) for path in paths]
+    return inferred_rows(ids, source=names, uri=names, **options)  # type: ignore[arg-type]
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_note_and_the_others_are_drawn(tmp_path: Path) -> None:
+    good, wide = tmp_path / "good.png", tmp_path / "wide.png"
+    cv2.imwrite(str(good), np.zeros((40, 60, 3), np.uint8))
+    cv2.imwrite(str(wide), np.zeros((2, 66_000, 3), np.uint8))
+    notes = drawing(tmp_path)(rows([wide, tmp_path / "gone.png", good], [A, digest("c"), B]))
+    assert len(notes) == 2 and "wide.png" in notes[0] and "65,500" in notes[0] and "gone.png" in notes[1]
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == [f"good_{B[:12]}.jpg"]
+
+
+def test_a_page_that_has_gone_is_a_note(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "pages.tif")
+    lost = rows([tmp_path / "pages.tif"], [A], pages=[1], page_count=2)
+    [note] = drawing(tmp_path)(lost)
+    assert "pages.tif" in note and "no longer there" in note
+
+
+def test_failed_pictures_and_those_with_fewer_boxes_are_not_drawn(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 60, 3), np.uint8))
+    assert drawing(tmp_path)(rows([tmp_path / "a.png"], [A], failed=True)) == []
+    assert drawing(tmp_path, min_boxes=3)(rows([tmp_path / "a.png"], [A], boxes=2)) == []
+    assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "page", "name"),
+    [
+        ("/data/a b.jpg", None, "a b"),
+        ("s3://bucket/x/y.tif", 3, "y_3"),
+        ("https://host/p%20q.png", None, "p q"),
+        ("/data/" + "x" * 300 + ".jpg", None, "x" * 100),
+    ],
+)
+def test_companions_are_named_after_their_picture(uri: str, page: int | None, name: str) -> None:
+    assert companion_name({"uri": uri, "page_index": page, "image_id": A}) == f"{name}_{A[:12]}"
