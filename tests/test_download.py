@@ -15,6 +15,7 @@ import yaml
 from sodbatch.errors import UsageError
 from sodbatch.model import archive as archive_module
 from sodbatch.model import download as download_module
+from sodbatch.model.catalog import describe
 from sodbatch.model.download import download_model
 
 NAME = "PP-YOLOE_plus_SOD-S"
@@ -96,6 +97,7 @@ class Server:
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("SODBATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download_module, "PAUSE_S", 0)
     server = Server()
     monkeypatch.setenv("SODBATCH_MODEL_BASE_URL", server.url)
     yield server
@@ -124,9 +126,29 @@ def test_second_call_asks_no_server(server):
     assert len(server.requests) == 1
 
 
-def test_argument_overrides_the_environment(server, monkeypatch):
-    monkeypatch.setenv("SODBATCH_MODEL_BASE_URL", "http://127.0.0.1:9/nothing")
-    assert contents(download_model(NAME, base_url=server.url + "/")) == WANTED
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_a_base_url_list_and_download_name_the_official_place(monkeypatch, value):
+    if value is None:
+        monkeypatch.delenv("SODBATCH_MODEL_BASE_URL", raising=False)
+    else:
+        monkeypatch.setenv("SODBATCH_MODEL_BASE_URL", value)
+    assert download_module.model_base_url() == download_module.OFFICIAL_BASE_URL
+    assert f"{download_module.OFFICIAL_BASE_URL}/{NAME}_infer.tar" in describe()
+
+
+def test_base_url_may_end_in_a_slash(server, monkeypatch):
+    monkeypatch.setenv("SODBATCH_MODEL_BASE_URL", server.url + "/")
+    assert contents(download_model(NAME)) == WANTED
+
+
+def test_pauses_between_attempts_double(server, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download_module, "PAUSE_S", 1.0)
+    monkeypatch.setattr(download_module.time, "sleep", pauses.append)
+    server.cuts = [100_000] * download_module.ATTEMPTS
+    with pytest.raises(UsageError, match="connection"):
+        download_model(NAME)
+    assert pauses == [1, 2, 4, 8]
 
 
 def test_cut_off_download_is_resumed(server):
@@ -178,19 +200,22 @@ def test_processes_that_race_download_once(server):
 
 def test_offline_error_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("SODBATCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("SODBATCH_MODEL_BASE_URL", "http://user:secret@127.0.0.1:9/x")
+    monkeypatch.setattr(download_module, "PAUSE_S", 0)
     with pytest.raises(UsageError, match="model_dir") as caught:
-        download_model(NAME, base_url="http://user:secret@127.0.0.1:9/x")
+        download_model(NAME)
     assert "secret" not in str(caught.value) and NAME in str(caught.value)
 
 
-def test_unknown_model_and_bad_names(server):
+def test_unknown_model_and_bad_names(server, monkeypatch):
     with pytest.raises(UsageError, match="404"):
         download_model("PP-YOLOE_plus_SOD-XXL")
     for name in ("../x", "", "a/b", ".hidden", "a b"):
         with pytest.raises(UsageError, match="model name"):
             download_model(name)
+    monkeypatch.setenv("SODBATCH_MODEL_BASE_URL", "file:///etc")
     with pytest.raises(UsageError, match="http"):
-        download_model(NAME, base_url="file:///etc")
+        download_model(NAME)
 
 
 def test_unwritable_cache_is_a_usage_error(server, monkeypatch, tmp_path):

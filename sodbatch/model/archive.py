@@ -20,7 +20,7 @@ MODEL_FILES = frozenset(CONFIG_NAMES) | {
 
 
 def unpack_model(archive: Path, folder: Path) -> None:
-    """Writes the model files of a tar archive into a folder.
+    """Write the model files of a tar archive into a folder.
 
     Only regular files with a model file's name, at the top or in one folder, are taken; other
     regular files are passed over.

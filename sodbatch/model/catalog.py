@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from sodbatch.cache import cache_dir
-from sodbatch.model.download import OFFICIAL_BASE_URL
+from sodbatch.model.download import model_base_url
 from sodbatch.model.spec import SPECS
 
 PUBLISHED_MAP = {
@@ -19,7 +18,7 @@ PUBLISHED_MAP = {
 
 def describe() -> str:
     """Return the table of official models: name, input, accuracy, where it comes from, where it is cached."""
-    base_url = os.environ.get("SODBATCH_MODEL_BASE_URL", OFFICIAL_BASE_URL).rstrip("/")
+    base_url = model_base_url()
     lines = [f"{'model':<31}{'input':<13}{'mAP 0.5:0.95':<14}mAP 0.5 (VisDrone val, as published)"]
     for name, (strict, loose) in PUBLISHED_MAP.items():
         height, width = SPECS[name].input_size

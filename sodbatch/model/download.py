@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import requests
 from filelock import FileLock
 
-from sodbatch.cache import cache_dir
+from sodbatch.cache import cache_dir, new_folder
 from sodbatch.errors import UsageError
 from sodbatch.model.archive import MAX_BYTES, unpack_model
 from sodbatch.model.folder import open_model_folder
@@ -26,9 +26,12 @@ from sodbatch.storage import redact
 log = logging.getLogger(__name__)
 
 OFFICIAL_BASE_URL = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_inference_model/paddle3.0rc0"
-"""Where PaddleX's official inference archives lie; ``SODBATCH_MODEL_BASE_URL`` overrides it."""
+"""Where PaddleX's official inference archives lie."""
 
 ATTEMPTS = 5
+PAUSE_S = 1.0
+"""Before the second attempt; it doubles each time."""
+
 TIMEOUT_S = (10, 60)
 CHUNK_BYTES = 64 * 2**10
 """Read at a time; the last, broken one of a cut-off connection is lost."""
@@ -40,24 +43,27 @@ class _CutOffError(Exception):
     """The connection ended early; what has arrived is kept."""
 
 
-def download_model(model_name: str, base_url: str | None = None) -> Path:
-    """Returns the folder of an official inference model, downloading it if the cache lacks it.
+def model_base_url() -> str:
+    """Return what holds ``<model>_infer.tar``: ``$SODBATCH_MODEL_BASE_URL`` where it says something, else PaddleX's."""
+    return (os.environ.get("SODBATCH_MODEL_BASE_URL") or OFFICIAL_BASE_URL).rstrip("/")
+
+
+def download_model(model_name: str) -> Path:
+    """Return the folder of an official inference model, downloading it if the cache lacks it.
 
     Of several processes one downloads and the others wait for it.
 
     Args:
         model_name: Such as ``PP-YOLOE_plus_SOD-S``.
-        base_url: What holds ``<model_name>_infer.tar``; default ``$SODBATCH_MODEL_BASE_URL``, else
-            the official place.
 
     Raises:
         UsageError: If the model does not exist there, cannot be reached, or is not what it should be.
     """
     if not _NAME.fullmatch(model_name):
         raise UsageError(f"model name {model_name!r} is not one; expected such as PP-YOLOE_plus_SOD-S")
-    base_url = (base_url or os.environ.get("SODBATCH_MODEL_BASE_URL") or OFFICIAL_BASE_URL).rstrip("/")
+    base_url = model_base_url()
     if not base_url.startswith(("http://", "https://")):
-        raise UsageError(f"model base URL {redact(base_url)} is not http or https")
+        raise UsageError(f"SODBATCH_MODEL_BASE_URL = {redact(base_url)} is not http or https")
     home = cache_dir() / "official" / hashlib.sha256(base_url.encode()).hexdigest()[:12]
     target = home / model_name
     if target.is_dir():
@@ -79,23 +85,20 @@ def download_model(model_name: str, base_url: str | None = None) -> Path:
 
 
 def _publish(archive: Path, target: Path, url: str) -> None:
-    """Unpacks beside the target, checks, and renames; a bad archive is deleted."""
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as folder:
-        unpacked = Path(folder) / target.name
-        unpacked.mkdir()
-        try:
+    """Unpack, check, and make it appear; the archive is deleted, also a bad one."""
+    try:
+        with new_folder(target) as unpacked:
             unpack_model(archive, unpacked)
             open_model_folder(unpacked)
-        except UsageError as error:
-            raise UsageError(f"{redact(url)} is no usable model: {error}") from error
-        finally:
-            archive.unlink()
-            _validator_file(archive).unlink(missing_ok=True)
-        os.replace(unpacked, target)
+    except UsageError as error:
+        raise UsageError(f"{redact(url)} is no usable model: {error}") from error
+    finally:
+        archive.unlink()
+        _validator_file(archive).unlink(missing_ok=True)
 
 
 def _download(url: str, archive: Path, model_name: str) -> None:
-    """Downloads into ``archive``, going on where an earlier attempt, of this or another run, was cut off."""
+    """Download into ``archive``, going on where an earlier attempt, of this or another run, was cut off."""
     log.info("downloading %s", redact(url))
     with _progress(model_name) as show, requests.Session() as session:
         for attempt in range(1, ATTEMPTS + 1):
@@ -104,6 +107,8 @@ def _download(url: str, archive: Path, model_name: str) -> None:
             except (requests.RequestException, _CutOffError) as error:
                 reason = _reason(error)
                 log.warning("download of %s, attempt %d of %d: %s", model_name, attempt, ATTEMPTS, reason)
+            if attempt < ATTEMPTS:
+                time.sleep(PAUSE_S * 2 ** (attempt - 1))
     raise UsageError(
         f"cannot download {model_name} from {redact(url)}: {reason}. Without access to it, fetch and unpack "
         "the archive elsewhere and name the folder: Predict.model_dir, or create_model(model_dir=...)"
@@ -111,7 +116,7 @@ def _download(url: str, archive: Path, model_name: str) -> None:
 
 
 def _receive(session: requests.Session, url: str, archive: Path, show: Any) -> None:
-    """One request for what is missing of the archive.
+    """Make one request for what is missing of the archive.
 
     A part is continued only if the server says by its ETag or date that the file is the same.
     """

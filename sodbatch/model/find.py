@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 from filelock import FileLock
 
-from sodbatch.cache import cache_dir
+from sodbatch.cache import cache_dir, new_folder
 from sodbatch.errors import UsageError
 from sodbatch.model.archive import MAX_BYTES, MODEL_FILES
 from sodbatch.model.download import download_model
@@ -21,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def find_model(model_name: str, model_dir: str | None, storage: Storage) -> ModelFolder:
-    """Opens a model, fetching it into the cache where it is not on this machine.
+    """Open a model, fetching it into the cache where it is not on this machine.
 
     Args:
         model_name: Name of an official model, downloaded if there is no ``model_dir``.
@@ -38,7 +36,7 @@ def find_model(model_name: str, model_dir: str | None, storage: Storage) -> Mode
 
 
 def _fetch(url: str, storage: Storage) -> Path:
-    """Copies a remote folder's model files into the cache, once for every state of these files."""
+    """Copy a remote folder's model files into the cache, once for every state of these files."""
     shown = display_uri(url)
     try:
         files = [info for info in storage.list_files(url) if _in_folder(info, url)]
@@ -59,17 +57,14 @@ def _fetch(url: str, storage: Storage) -> Path:
 
 
 def _in_folder(info: FileInfo, url: str) -> bool:
-    """Whether a listed file is a model file that lies in the folder itself, not deeper."""
-    folder, _, name = info.url.rpartition("/")
-    return name in MODEL_FILES and folder.rpartition("/")[2] == url.rstrip("/").rpartition("/")[2]
+    """Tell whether a listed file is a model file that lies in the folder itself, not deeper."""
+    name = info.url.rpartition("/")[2]
+    return name in MODEL_FILES and info.url.count("/") == url.rstrip("/").count("/") + 1
 
 
 def _copy(files: list[FileInfo], storage: Storage, target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as folder:
-        whole = Path(folder) / "model"
-        whole.mkdir()
+    with new_folder(target) as whole:
         for info in files:
             name = info.url.rpartition("/")[2]
             (whole / name).write_bytes(storage.read_bytes(info.url, max_bytes=MAX_BYTES))
         open_model_folder(whole)
-        os.replace(whole, target)

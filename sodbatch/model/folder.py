@@ -29,7 +29,7 @@ class ModelFolder:
     """A detector as PaddleX and PaddleDetection export it.
 
     Attributes:
-        path: The folder.
+        path: The folder, absolute, so that a process elsewhere finds it.
         model_name: ``Global.model_name``, or the folder's name where the yml has none.
         labels: Class names in the order of the class ids.
         draw_threshold: Score threshold used when the user names none, 0 to 1.
@@ -67,7 +67,7 @@ def open_model_folder(path: str | Path) -> ModelFolder:
     Raises:
         UsageError: A file is missing or unreadable, the model is of another kind, or a preprocessing step is unknown.
     """
-    folder = Path(path)
+    folder = Path(path).absolute()
     if not folder.is_dir():
         raise UsageError(f"model folder {folder} does not exist or is not a folder")
     config_path, program, params = _find_files(folder)
@@ -95,7 +95,7 @@ def open_model_folder(path: str | Path) -> ModelFolder:
 
 
 def _find_files(folder: Path) -> tuple[Path, Path, Path]:
-    """The yml, the program and the parameters."""
+    """Return the yml, the program and the parameters."""
     config = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
     programs = [folder / (stem + suffix) for stem in STEMS for suffix in PROGRAM_SUFFIXES]
     program = next((file for file in programs if file.is_file()), None)

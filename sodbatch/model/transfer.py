@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
-from sodbatch.cache import cache_dir
+from sodbatch.cache import cache_dir, new_folder
 from sodbatch.model.folder import ModelFolder
 
 
@@ -25,16 +22,8 @@ def install_model_files(folder: ModelFolder, files: dict[str, bytes]) -> ModelFo
     """
     target = cache_dir() / "transferred" / folder.fingerprint
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
-            whole = Path(temporary) / "model"
-            whole.mkdir()
+        with new_folder(target) as whole:
             for name, content in files.items():
                 (whole / name).write_bytes(content)
-            try:
-                os.rename(whole, target)
-            except OSError:
-                if not target.is_dir():
-                    raise
     moved = {name: target / getattr(folder, name).name for name in ("config", "params", "program")}
     return replace(folder, path=target, **moved)
