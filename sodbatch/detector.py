@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sodbatch.config import FetchSection, LimitsSection
+from sodbatch.config import LimitsSection
 from sodbatch.decode import FailedPage, decode_pages
 from sodbatch.errors import PictureError, UsageError
 from sodbatch.fetch import Fetcher
 from sodbatch.manifest import open_manifest
+from sodbatch.manifest.open import MANIFESTS
+from sodbatch.manifest.pictures import has_magic, suffix
 from sodbatch.model.find import find_model
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor import Predictor, check_choice, create_predictor
@@ -24,11 +27,9 @@ from sodbatch.predictor.base import default_device, usable_cpus
 from sodbatch.preprocess import resize
 from sodbatch.results import DetResult
 from sodbatch.storage import Storage, display_uri, local_path
-from sodbatch.threshold import resolve_threshold, select
+from sodbatch.threshold import Threshold, resolve_threshold, select
 
 log = logging.getLogger(__name__)
-
-_LISTS = (".txt", ".csv", ".jsonl", ".parquet", ".json")
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,32 @@ class Detector:
         backend: Which backend runs and why; None before the first picture.
     """
 
-    def __init__(self, folder: ModelFolder, threshold: Any, storage: Storage, device: str, **options: Any) -> None:
-        check_choice(device=device, **options)
+    def __init__(
+        self,
+        folder: ModelFolder,
+        threshold: Any,
+        storage: Storage,
+        *,
+        device: str,
+        backend: str,
+        threads: int | None,
+        precision: str,
+        tensorrt: bool,
+    ) -> None:
+        check_choice(device=device, backend=backend, threads=threads, precision=precision, tensorrt=tensorrt)
         self._folder = folder
-        self._threshold = threshold
+        self._threshold = resolve_threshold(threshold, folder.draw_threshold, len(folder.labels))
         self._storage = storage
-        self._options = {"device": device, **options}
-        self._resolve(None)
+        self._threads = threads or usable_cpus()
+        self._create = partial(
+            create_predictor,
+            folder,
+            device=device,
+            backend=backend,
+            threads=threads,
+            precision=precision,
+            tensorrt=tensorrt,
+        )
         self._predictor: Predictor | None = None
         self._made_for = (0.0, 0)
         self.model_name = folder.model_name
@@ -61,7 +81,7 @@ class Detector:
         self.backend: str | None = None
 
     def predict(self, input: Any, batch_size: int = 1, threshold: Any = None) -> Iterator[DetResult]:
-        """Detects the objects of pictures, one result a picture (or page), in order.
+        """Detect the objects of pictures, one result a picture (or page), in order.
 
         Pictures are read and predicted as the results are asked for, ``batch_size`` at a time.
 
@@ -77,26 +97,24 @@ class Detector:
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}; expected a whole number from 1 on")
-        self._resolve(threshold)
-        return self._predict(self._pictures(input), batch_size, threshold)
+        if threshold is None:
+            resolved = self._threshold
+        else:
+            resolved = resolve_threshold(threshold, None, len(self._folder.labels))
+        return self._predict(self._pictures(input), batch_size, resolved)
 
-    def _resolve(self, threshold: Any) -> Any:
-        default = self._folder.draw_threshold if self._threshold is None else self._threshold
-        return resolve_threshold(threshold, default, len(self._folder.labels))
-
-    def _predict(self, pictures: Iterator[_Picture], batch_size: int, threshold: Any) -> Iterator[DetResult]:
-        folder, resolved = self._folder, self._resolve(threshold)
-        shape = (folder.preprocess.height, folder.preprocess.width, 3)
+    def _predict(self, pictures: Iterator[_Picture], batch_size: int, threshold: Threshold) -> Iterator[DetResult]:
+        folder = self._folder
         while batch := list(islice(pictures, batch_size)):
-            predictor = self._load(resolved.floor, batch_size)
-            inputs = np.empty((len(batch), *shape), np.uint8)
+            predictor = self._load(threshold.floor, batch_size)
+            inputs = np.empty((len(batch), *folder.preprocess.shape), np.uint8)
             for picture, out in zip(batch, inputs):
                 resize(picture.image, folder.preprocess, out)
             sizes = np.array([picture.image.shape[:2] for picture in batch], np.int32)
             for picture, raw in zip(batch, predictor.predict(inputs, sizes)):
                 height, width = picture.image.shape[:2]
                 yield DetResult.of(
-                    select(raw, resolved, height, width, folder.keep_top_k),
+                    select(raw, threshold, height, width, folder.keep_top_k),
                     folder.labels,
                     image=picture.image,
                     input_path=picture.input_path,
@@ -104,15 +122,13 @@ class Detector:
                 )
 
     def _load(self, floor: float, batch_size: int) -> Predictor:
-        """The predictor; made again only for a lower score or another number of pictures at a time."""
-        streams = min(batch_size, self._options["threads"] or usable_cpus())
-        made_floor, made_streams = self._made_for
-        if self._predictor is None or floor < made_floor or streams != made_streams:
+        """Return the predictor; made again only for a lower score or another number of pictures at a time."""
+        made_floor, made_batch_size = self._made_for
+        if self._predictor is None or floor < made_floor or batch_size != made_batch_size:
             self._predictor = None  # its memory goes before the next one's comes
-            self._predictor, self.backend = create_predictor(
-                self._folder, score_floor=floor, streams=streams, batch_size=batch_size, **self._options
-            )
-            self._made_for = floor, streams
+            streams = min(batch_size, self._threads)
+            self._predictor, self.backend = self._create(score_floor=floor, streams=streams, batch_size=batch_size)
+            self._made_for = floor, batch_size
             log.info("%s", self.backend)
         return self._predictor
 
@@ -145,10 +161,10 @@ class Detector:
                     yield _Picture(page.image, shown, page.page_index)
 
     def _sources(self, item: str) -> Iterator[str]:
-        """The pictures that a path or URL names: itself, or those of a folder, glob or manifest."""
+        """Yield the pictures that a path or URL names: itself, or those of a folder, glob or manifest."""
         path = local_path(item)
-        is_list = path is None or Path(path).is_dir() or Path(path).suffix.lower() in _LISTS
-        if not is_list and not any(character in item for character in "*?["):
+        is_list = path is None or has_magic(item) or suffix(path) in MANIFESTS or Path(path).is_dir()
+        if not is_list:
             yield item
             return
         for table in open_manifest(item, self._storage).tables():
@@ -171,7 +187,7 @@ def create_model(
     tensorrt: bool = False,
     storage: Storage | None = None,
 ) -> Detector:
-    """Opens a model; it is loaded when the first picture comes.
+    """Open a model; it is loaded when the first picture comes.
 
     Args:
         model_name: Such as ``PP-YOLOE_plus_SOD-S``.
@@ -188,7 +204,7 @@ def create_model(
     Raises:
         UsageError: If there is no such model, or an argument means nothing.
     """
-    storage = storage or Storage(fetch=FetchSection())
+    storage = storage or Storage()
     folder = find_model(model_name, None if model_dir is None else str(model_dir), storage)
     if folder.model_name != model_name:
         log.warning("asked for %s, the model folder says it is %s", model_name, folder.model_name)
@@ -196,7 +212,7 @@ def create_model(
         folder,
         threshold,
         storage,
-        default_device() if device == "auto" else device,
+        device=default_device() if device == "auto" else device,
         backend=backend,
         threads=threads,
         precision=precision,

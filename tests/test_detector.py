@@ -234,3 +234,19 @@ assert not {"ray", "paddle"} & set(sys.modules)
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_larger_batch_runs_together(tiny_model_dir, picture, monkeypatch):
+    ran = []
+    run = PaddlePredictor._run
+
+    def counted(self, images, sizes):
+        ran.append(len(images))
+        return run(self, images, sizes)
+
+    monkeypatch.setattr(PaddlePredictor, "_run", counted)
+    model = create_model(NAME, tiny_model_dir, backend="paddle", device="cpu", threads=1)
+    list(model.predict([picture] * 2, batch_size=2))
+    ran.clear()
+    list(model.predict([picture] * 4, batch_size=4))
+    assert 4 in ran and 2 not in ran

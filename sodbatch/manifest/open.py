@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from sodbatch.errors import UsageError
 from sodbatch.manifest.coco import CocoManifest
 from sodbatch.manifest.parquet import ParquetManifest, list_parts
 from sodbatch.manifest.pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
@@ -12,7 +11,8 @@ from sodbatch.manifest.rows import Reader, cannot_read
 from sodbatch.manifest.text import CsvManifest, JsonlManifest, TxtManifest
 from sodbatch.storage import Storage, display_uri, local_path, local_source, scheme
 
-_MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
+MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
+"""Suffixes of files that list pictures."""
 
 
 def open_reader(source: str, storage: Storage, *, path_column: str | None, with_etag: bool, check: bool) -> Reader:
@@ -43,7 +43,7 @@ def _open(source: str, storage: Storage, path_column: str | None, with_etag: boo
         if path is None and storage.exists(url):
             return PictureList([url])
         return PictureTree(url, storage, with_etag, is_glob=True)
-    if kind in _MANIFESTS and not (path is not None and os.path.isdir(path)):
+    if kind in MANIFESTS and not (path is not None and os.path.isdir(path)):
         if kind == "parquet" and path is None and scheme(source) not in ("http", "https") and storage.isdir(url):
             return _open_folder(url, storage, path_column, with_etag)
         return _open_file(url, kind, storage, path_column)
