@@ -6,6 +6,7 @@ Pictures never ride through the tables' blocks: those to be drawn are fetched an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,7 +14,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,10 +29,15 @@ from sodbatch.visualize import draw
 
 JPEG_QUALITY = 92
 
+STEM_BYTES = 200
+"""Most bytes of a file's stem in a companion's name; file systems allow 255 for the whole."""
+
 
 def companion_name(row: dict[str, Any]) -> str:
     """Name what belongs to one picture: its file's stem, its page, and enough of its id to tell namesakes apart."""
-    stem = PurePosixPath(unquote(urlsplit(row["uri"]).path) or row["uri"]).stem[:100]
+    path = row["uri"] if row["uri"].startswith("/") else unquote(urlsplit(row["uri"]).path)
+    stem = re.sub(r"[\x00-\x1f\x7f/]", "_", PurePosixPath(path).stem)
+    stem = stem.encode("utf-8", "replace")[:STEM_BYTES].decode("utf-8", "ignore")
     page = "" if row["page_index"] is None else f"_{row['page_index']}"
     return f"{stem}{page}_{row['image_id'][:12]}"
 
@@ -66,7 +71,7 @@ class DrawPictures:
         for row, data in zip(chosen, self.fetcher.fetch_all([row["source"] for row in chosen]), strict=True):
             try:
                 self._draw(row, data)
-            except (PictureError, OSError, cv2.error) as error:
+            except Exception as error:  # a drawing is never worth a row, let alone a job
                 notes.append(f"not drawn: {row['uri']}: {error}")
         return notes
 
@@ -87,11 +92,8 @@ class DrawPictures:
 
 
 def _detections(boxes: list[dict[str, Any]]) -> Detections:
-    return Detections(
-        np.array([box["cls_id"] for box in boxes], np.int32),
-        np.array([box["score"] for box in boxes], np.float32),
-        np.array([[box["xmin"], box["ymin"], box["xmax"], box["ymax"]] for box in boxes], np.float32).reshape(-1, 4),
-    )
+    corners = [[box["xmin"], box["ymin"], box["xmax"], box["ymax"]] for box in boxes]
+    return Detections.of([box["cls_id"] for box in boxes], [box["score"] for box in boxes], corners)
 
 
 @dataclass(frozen=True)

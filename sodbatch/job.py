@@ -85,6 +85,8 @@ def resolve(config: Config) -> Job:
             f"Output.partition_by is {partition!r}, but the columns that the manifest passes through are "
             f"{', '.join(manifest.passthrough.names) or 'none'}"
         )
+    if partition is not None:
+        _check_partition(manifest.passthrough.field(partition))
     fields: dict[str, Any] = {
         "model": folder.model_name,
         "model_fingerprint": folder.fingerprint,
@@ -101,22 +103,31 @@ def resolve(config: Config) -> Job:
         output = choose_output(output, fields, config.Output.on_mismatch, storage)
     except OSError as error:
         raise UsageError(f"Global.output {display_uri(output)} cannot be used: {redact(str(error))}") from error
-    _check_not_inside(config, output)
+    _check_apart(config, output)
     return Job(config, storage, folder, threshold, manifest, output, fields)
 
 
-def _check_not_inside(config: Config, output: str) -> None:
-    """Refuse drawn pictures in a folder that is itself an input: the next run would take them for inputs."""
-    if config.Visualize.pictures == "none":
-        return
+def _check_partition(field: pa.Field) -> None:
+    """Refuse columns whose values do not make folder names that read back as they were."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date)
+    if not any(check(kind) for check in checks):
+        raise UsageError(
+            f"Output.partition_by: column {field.name!r} is {field.type}; expected text, whole numbers, booleans "
+            "or dates"
+        )
+
+
+def _check_apart(config: Config, output: str) -> None:
+    """Refuse inputs that the job itself writes, or that its drawn pictures would become at the next run."""
     inputs = config.Predict.input
-    shown = display_uri(output).rstrip("/") + "/"
+    drawn = f"{display_uri(output)}/pictures/"
     for source in inputs if isinstance(inputs, list) else [inputs or ""]:
         folder = display_uri(literal_folder(source)).rstrip("/") + "/"
-        if shown.startswith(folder):
+        if folder.startswith(drawn) or (drawn.startswith(folder) and config.Visualize.pictures != "none"):
             raise UsageError(
-                f"Global.output {shown} lies inside the input folder {folder}, so the drawn pictures would be inputs "
-                "of the next run; choose another Global.output, or Visualize.pictures=none"
+                f"the drawn pictures in {drawn} would be inputs, since Predict.input is {folder}; choose another "
+                "Global.output, or Visualize.pictures=none"
             )
 
 

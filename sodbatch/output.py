@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from sodbatch.errors import UsageError
-from sodbatch.ids import PART_NAME, digest
-from sodbatch.ledger import part_urls
+from sodbatch.errors import JobError, UsageError
+from sodbatch.ids import digest
+from sodbatch.ledger import part_urls, read_parts
 from sodbatch.storage import Storage, display_uri
 
-OURS = {
-    "images": PART_NAME,
-    "detections": PART_NAME,
-    "pictures": re.compile(r".*_[0-9a-f]{12}\.jpg"),
-    "json": re.compile(r".*_[0-9a-f]{12}_res\.json"),
+COMPANIONS = {
+    "pictures": re.compile(r".*_(?P<id>[0-9a-f]{12})\.jpg"),
+    "json": re.compile(r".*_(?P<id>[0-9a-f]{12})_res\.json"),
 }
-"""Folders that a run writes to, and the names of its files there: nothing else is ever deleted."""
+"""Folders beside the tables, and how a run names its files there after the ids of its pictures."""
 
+TABLES = ("images", "detections")
 FILES = ("coco.json", "summary.json", "_SUCCESS")
 RECORD = "run.json"
+
+log = logging.getLogger(__name__)
 
 
 def fingerprint_id(fields: dict[str, Any]) -> str:
@@ -55,21 +57,29 @@ def choose_output(
     """
     record = read_record(output, storage)
     if record is None:
-        if on_mismatch != "overwrite" and part_urls(output, "images", storage):
-            raise UsageError(
-                f"{display_uri(output)}/images holds parts but {RECORD} is not beside it, so what made them is not "
-                "known; use another Global.output, or --overwrite to delete those tables"
-            )
+        _check_unclaimed(output, storage)
         return output
     if record["fingerprint"] == fields or on_mismatch == "overwrite":
         return output
+    what = "; ".join(differences(record["fingerprint"], fields))
     if on_mismatch == "beside":
-        return f"{output}-{fingerprint_id(fields)[:8]}"
+        log.warning("%s holds the tables of another run (%s); writing beside it", display_uri(output), what)
+        return choose_output(f"{output}-{fingerprint_id(fields)[:8]}", fields, "refuse", storage)
     raise UsageError(
-        f"{display_uri(output)} holds the tables of another run; what differs: "
-        + "; ".join(differences(record["fingerprint"], fields))
-        + ". Use another Global.output, --beside to write next to it, or --overwrite to delete those tables"
+        f"{display_uri(output)} holds the tables of another run; what differs: {what}. Use another Global.output, or "
+        "Output.on_mismatch: beside (--beside) to write next to it, overwrite (--overwrite) to delete those tables"
     )
+
+
+def _check_unclaimed(output: str, storage: Storage) -> None:
+    """Refuse a folder without a record that holds what a run would write: it is somebody else's."""
+    taken = [name for name in FILES if storage.exists(f"{output}/{name}")]
+    taken += [f"{table}/" for table in TABLES if part_urls(output, table, storage)]
+    if taken:
+        raise UsageError(
+            f"{display_uri(output)} holds {', '.join(taken)} but no {RECORD}, so what made them is not known; use "
+            "another Global.output, or delete them yourself"
+        )
 
 
 def read_record(output: str, storage: Storage) -> dict[str, Any] | None:
@@ -88,12 +98,24 @@ def read_record(output: str, storage: Storage) -> dict[str, Any] | None:
     )
 
 
-def next_attempt(output: str, fields: dict[str, Any], storage: Storage) -> int:
-    """Return which run on a folder the next one is: 1 where the folder holds no tables of this fingerprint."""
+class Standing(NamedTuple):
+    """How a folder stands to a run.
+
+    Attributes:
+        attempt: Which run on the folder this is, from 1.
+        goes_on: The tables there are this run's to go on with; otherwise it starts with none.
+    """
+
+    attempt: int
+    goes_on: bool
+
+
+def standing(output: str, fields: dict[str, Any], storage: Storage) -> Standing:
+    """Tell how a folder stands to a run of this fingerprint; nothing is changed."""
     record = read_record(output, storage)
-    if record is None or record["fingerprint"] != fields or record.get("deleting"):
-        return 1
-    return int(record["attempt"]) + 1
+    if record is None:
+        return Standing(1, False)
+    return Standing(record["attempt"] + 1, record["fingerprint"] == fields and not record.get("deleting"))
 
 
 def begin(output: str, fields: dict[str, Any], storage: Storage) -> int:
@@ -102,13 +124,22 @@ def begin(output: str, fields: dict[str, Any], storage: Storage) -> int:
     The record is written before the tables of another run go, so that a kill in between leaves nothing that the
     next run could take for its own.
     """
-    attempt = next_attempt(output, fields, storage)
-    if attempt == 1:
-        _write_record(output, {"fingerprint": fields, "attempt": 1, "deleting": True}, storage)
+    attempt, goes_on = standing(output, fields, storage)
+    if attempt > 1 and not goes_on:
+        _write_record(output, {"fingerprint": fields, "attempt": attempt, "deleting": True}, storage)
         _delete_tables(output, storage)
     storage.delete(f"{output}/_SUCCESS")
     _write_record(output, {"fingerprint": fields, "attempt": attempt}, storage)
     return attempt
+
+
+def check_still_ours(output: str, fields: dict[str, Any], attempt: int, storage: Storage) -> None:
+    """Raise a JobError when another run has taken the folder over."""
+    record = read_record(output, storage)
+    if record is None or (record["fingerprint"], record["attempt"]) != (fields, attempt):
+        raise JobError(
+            f"another run has taken over {display_uri(output)}; run the same command again when it has ended"
+        )
 
 
 def finish(output: str, summary: dict[str, Any], storage: Storage) -> None:
@@ -122,9 +153,15 @@ def _write_record(output: str, record: dict[str, Any], storage: Storage) -> None
 
 
 def _delete_tables(output: str, storage: Storage) -> None:
-    for folder, name in OURS.items():
+    """Delete what runs have written: companions by the ids in the tables, then the tables; nothing else."""
+    images = part_urls(output, "images", storage)
+    ids = {x[:12] for rows in read_parts(images, ["image_id"], storage) for x in rows["image_id"].to_pylist()}
+    for folder, pattern in COMPANIONS.items():
         for info in list(storage.list_files(f"{output}/{folder}")):
-            if name.fullmatch(info.url.rsplit("/", 1)[-1]):
+            match = pattern.fullmatch(info.url.rpartition("/")[2])
+            if match and match["id"] in ids:
                 storage.delete(info.url)
+    for url in (*part_urls(output, "detections", storage), *images):
+        storage.delete(url)
     for file in FILES:
         storage.delete(f"{output}/{file}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import platform
 import time
 import uuid
@@ -21,13 +22,15 @@ from sodbatch.engine.pipeline import Engine, Pipeline
 from sodbatch.errors import JobError, UsageError
 from sodbatch.job import Job, build_pipeline, drawing, resolve
 from sodbatch.ledger import Ledger, read_ledger, settle
-from sodbatch.output import begin, fingerprint_id, finish, next_attempt
+from sodbatch.output import begin, check_still_ours, fingerprint_id, finish, standing
 from sodbatch.pending import Pending
 from sodbatch.progress import ProgressBar
 from sodbatch.storage import display_uri
 from sodbatch.summary import count, worst_errors
 from sodbatch.tables import FAILED, OK
 from sodbatch.write import Run
+
+log = logging.getLogger(__name__)
 
 FRUITLESS_PASSES = 3
 """How often in a row what is missing is tried again without anything new being committed."""
@@ -51,20 +54,21 @@ def run(config: Config, *, dry_run: bool = False, console: Console | None = None
     console = console or Console(stderr=True)
     started = time.monotonic()
     job = resolve(config)
+    if job.folder.model_name != config.Global.model:
+        log.warning("Global.model is %s, the model folder holds %s", config.Global.model, job.folder.model_name)
     if dry_run:
         _print_plan(job, console)
         return 0
     job.storage.check_writable(job.output)
     with ProgressBar(console) as bar:
         bar.say(f"model {job.folder.model_name}, output {display_uri(job.output)}")
-        if job.folder.model_name != config.Global.model:
-            bar.say(f"note: Global.model is {config.Global.model}, the model folder holds {job.folder.model_name}")
         summary = _execute(job, bar, started)
     _print_result(job, summary, console)
     return 3 if summary[FAILED] else 0
 
 
 def _engine(config: Config) -> Engine:
+    """Make the engine that a configuration names; Ray is imported only where it runs."""
     if config.Predict.engine == "inline":
         return InlineEngine(config)
     from sodbatch.engine.ray import RayEngine
@@ -77,11 +81,11 @@ def _execute(job: Job, bar: ProgressBar, started: float) -> dict[str, Any]:
 
     Nothing of an output is touched before the engine is up; where nothing is pending, no engine is started.
     """
-    attempt = next_attempt(job.output, job.fields, job.storage)
+    attempt, goes_on = standing(job.output, job.fields, job.storage)
     bar.expect(job.manifest.count_hint())
-    pending = Pending(job.manifest, _done_before(job, attempt), on_end=bar.expect)
+    pending = Pending(job.manifest, _done(job, attempt) if goes_on else Ledger(), on_end=bar.expect)
     tables = pending.tables()
-    head = next(tables, None)
+    head = list(itertools.islice(tables, 2))  # two, so that the bar knows the total of a short manifest
     run = Run(
         run_id=uuid.uuid4().hex,
         attempt=attempt,
@@ -90,12 +94,12 @@ def _execute(job: Job, bar: ProgressBar, started: float) -> dict[str, Any]:
         model_fingerprint=job.folder.fingerprint,
     )
     description = "none, there was nothing to do"
-    with _engine(job.config) if head is not None else contextlib.nullcontext() as engine:
+    with _engine(job.config) if head else contextlib.nullcontext() as engine:
         begin(job.output, job.fields, job.storage)
-        if engine is not None and head is not None:
+        if engine is not None:
             description = engine.description
             bar.say(description)
-            _run_pending(job, run, engine, pending, itertools.chain([head], tables), bar)
+            _run_pending(job, run, engine, pending, itertools.chain(head, tables), bar)
     return _finish(job, run, pending, description, bar, started)
 
 
@@ -104,13 +108,9 @@ def _done(job: Job, attempt: int) -> Ledger:
     return read_ledger(job.output, job.storage, redo_failed_before=attempt if job.config.Predict.retry_failed else 0)
 
 
-def _done_before(job: Job, attempt: int) -> Ledger:
-    """Read what is done before an attempt: nothing where the folder's tables are those of another fingerprint."""
-    return _done(job, attempt) if attempt > 1 else Ledger()
-
-
 def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, started: float) -> dict[str, Any]:
     """Settle the tables, count them, write what is made from them, and declare the run finished."""
+    check_still_ours(job.output, job.fields, run.attempt, job.storage)
     superseded = settle(job.output, job.storage)
     counted = count(job.output, job.storage)
     if counted["doubles"] or counted["pictures"] != counted[OK] + counted[FAILED]:
@@ -134,11 +134,13 @@ def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, 
         "model_fingerprint": run.model_fingerprint,
         "threshold": job.fields["threshold"],
         "engine": engine,
+        "backend": bar.backend,
         "this_run": this_run,
         **counted,
         "worst_errors": worst_errors(job.output, job.storage),
         "versions": _versions(),
     }
+    check_still_ours(job.output, job.fields, run.attempt, job.storage)
     finish(job.output, summary, job.storage)
     return summary
 
@@ -208,7 +210,8 @@ def _versions() -> dict[str, str]:
 
 
 def _print_plan(job: Job, console: Console) -> None:
-    pending = Pending(job.manifest, _done_before(job, next_attempt(job.output, job.fields, job.storage)))
+    attempt, goes_on = standing(job.output, job.fields, job.storage)
+    pending = Pending(job.manifest, _done(job, attempt) if goes_on else Ledger())
     for _ in pending.tables():
         pass
     with _engine(job.config) as engine:
@@ -216,7 +219,7 @@ def _print_plan(job: Job, console: Console) -> None:
     console.print(
         f"model      {job.folder.model_name}, input {job.folder.preprocess.height} x {job.folder.preprocess.width}\n"
         f"threshold  {job.fields['threshold']}\n"
-        f"inputs     {len(pending.listed):,} ({pending.repeats:,} named again)\n"
+        f"inputs     {len(pending.listed):,} ({pending.repeats:,} repeats)\n"
         f"done       {pending.already_done:,}\n"
         f"to do      {pending.to_do:,}\n"
         f"engine     {engine.description}\n"
@@ -233,10 +236,11 @@ def _print_result(job: Job, summary: dict[str, Any], console: Console) -> None:
     errors = ", ".join(f"{number:,} {name}" for name, number in summary["errors"].items())
     console.print(
         f"this run: {this_run['done']:,} inputs in {this_run['wall_seconds']:,.1f} s; "
-        f"{this_run['already_done']:,} were done before, {this_run['repeats']:,} named again\n"
+        f"{this_run['already_done']:,} were done before, {this_run['repeats']:,} repeats\n"
         f"tables:   {summary['pictures']:,} pictures, {summary[OK]:,} ok, {summary[FAILED]:,} failed"
         f"{f' ({errors})' if errors else ''}; {summary['detections']:,} boxes\n"
-        f"          {output}/images, {output}/detections, {output}/summary.json",
+        f"          {output}/images\n          {output}/detections"
+        + (f"\nwhy pictures failed: sodbatch show {output}" if summary[FAILED] else ""),
         highlight=False,
         markup=False,
         soft_wrap=True,

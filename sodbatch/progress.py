@@ -27,12 +27,16 @@ class ProgressBar:
         self._total: int | None = None
         self._started = self._last_line = time.monotonic()
         self._said: set[str] = set()
+        self._first: tuple[float, int] | None = None
+        self.backend: str | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]} failed, {task.fields[rate]:.1f}/s"),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -60,11 +64,18 @@ class ProgressBar:
         self._done += written.pictures
         self._failed += written.failed
         now = time.monotonic()
-        rate = self._done / max(1e-9, now - self._started)
+        self._first = self._first or (now, self._done)
+        since, before = self._first if self._done > self._first[1] else (self._started, 0)
+        rate = (self._done - before) / max(1e-9, now - since)
         self._bar.update(self._task, completed=self._done, failed=self._failed, rate=rate)
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             self._line(rate)
+
+    def loaded(self, backend: str) -> None:
+        """Say which backend was chosen, and keep it."""
+        self.backend = backend
+        self.say(backend)
 
     def say(self, message: str) -> None:
         """Print a line above the bar; the same line once only."""

@@ -85,13 +85,17 @@ class Load:
             pages = iter([FailedPage(None, row["page_count"] or 1, data)])
         else:
             pages = decode_pages(data, self.limits, skip)
+        known = set(range(row["page_count"] or 0)) - set(skip)
+        seen: set[int | None] = set()
         for page in pages:
-            if isinstance(page, FailedPage) and page.page_index is None and row["page_count"]:
+            if isinstance(page, FailedPage) and page.page_index is None and known:
                 # A document that an earlier run could open: its missing pages fail one by one, so that none is lost.
-                missing = sorted(set(range(row["page_count"])) - set(skip))
-                yield from (FailedPage(index, row["page_count"], page.error) for index in missing)
-            else:
-                yield page
+                yield from (FailedPage(index, row["page_count"], page.error) for index in sorted(known))
+                return
+            seen.add(page.page_index)
+            yield page
+        gone = PictureError(ErrorClass.MISSING, "the document had this page when it was first read, and has it no more")
+        yield from (FailedPage(index, row["page_count"], gone) for index in sorted(known - seen))
 
 
 class _Block:

@@ -84,10 +84,10 @@ class Write:
         if self.partition_by is None:
             yield "", rows
             return
-        column = rows[self.partition_by]
-        for value in pc.unique(column):
-            same = pc.equal(column, value) if value.is_valid else pc.is_null(column)
-            yield f"{partition_folder(self.partition_by, value.as_py())}/", rows.filter(same)
+        values = rows[self.partition_by].cast(pa.string()).to_pylist()
+        folders = pa.array([partition_folder(self.partition_by, value) for value in values])
+        for folder in pc.unique(folders):
+            yield f"{folder}/", rows.filter(pc.equal(folders, folder))
 
     def _publish(self, folder: str, rows: pa.Table, started: float) -> None:
         images = self._images(rows)
@@ -121,7 +121,7 @@ class Write:
         return pa.table(columns, schema=schema)
 
 
-def partition_folder(column: str, value: object) -> str:
+def partition_folder(column: str, value: str | None) -> str:
     """Name a hive partition's folder, as Spark and pyarrow write it: ``column=value``, percent-encoded."""
-    text = HIVE_NULL if value is None else quote(str(value), safe="")
+    text = HIVE_NULL if value is None else quote(value, safe="")
     return f"{quote(column, safe='')}={text or HIVE_NULL}"

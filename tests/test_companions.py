@@ -57,7 +57,10 @@ def test_failed_pictures_and_those_with_fewer_boxes_are_not_drawn(tmp_path: Path
         ("/data/a b.jpg", None, "a b"),
         ("s3://bucket/x/y.tif", 3, "y_3"),
         ("https://host/p%20q.png", None, "p q"),
-        ("/data/" + "x" * 300 + ".jpg", None, "x" * 100),
+        ("/data/a%00b.jpg", None, "a%00b"),
+        ("https://host/a%00%2Fb.jpg", None, "b"),
+        ("/data/" + "x" * 300 + ".jpg", None, "x" * 200),
+        ("/data/" + "漢" * 82 + ".jpg", None, "漢" * 66),
     ],
 )
 def test_companions_are_named_after_their_picture(uri: str, page: int | None, name: str) -> None:

@@ -3,23 +3,31 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sodbatch.errors import UsageError
-from sodbatch.output import begin, choose_output, differences, fingerprint_id, finish
+from sodbatch.errors import JobError, UsageError
+from sodbatch.ids import digest
+from sodbatch.output import begin, check_still_ours, choose_output, differences, fingerprint_id, finish, standing
 from sodbatch.storage import Storage
+from sodbatch.tables import to_parquet
 
 FIELDS = {"model": "S", "threshold": [0.5, 0.5]}
 OTHER = {"model": "S", "threshold": [0.3, 0.5]}
 PART = "part-" + "0" * 32 + ".parquet"
+ID = digest("a")
 
 
 def filled(output: Path, fields: dict[str, object] = FIELDS) -> str:
+    """A folder with a run's tables and companions of the picture ID."""
     begin(str(output), fields, Storage())
-    for name in (f"images/{PART}", f"detections/{PART}", "pictures/a_0123456789ab.jpg", "json/a_0123456789ab_res.json"):
-        (output / name).parent.mkdir(exist_ok=True)
+    for table in ("images", "detections"):
+        (output / table).mkdir()
+        (output / table / PART).write_bytes(to_parquet(pa.table({"image_id": [ID]})))
+    for name in (f"pictures/a_{ID[:12]}.jpg", f"json/a_{ID[:12]}_res.json"):
+        (output / name).parent.mkdir()
         (output / name).write_bytes(b"x")
     finish(str(output), {"ok": 1}, Storage())
     return str(output)
@@ -34,7 +42,7 @@ def test_the_same_fingerprint_goes_on_and_counts_attempts(tmp_path: Path) -> Non
     assert choose_output(output, FIELDS, "refuse", Storage()) == output
     assert (tmp_path / "out" / "_SUCCESS").exists()
     assert begin(output, FIELDS, Storage()) == 2
-    assert files(tmp_path / "out") >= {f"images/{PART}", "pictures/a_0123456789ab.jpg"}
+    assert files(tmp_path / "out") >= {f"images/{PART}", f"pictures/a_{ID[:12]}.jpg"}
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
@@ -46,20 +54,53 @@ def test_another_fingerprint_is_refused_with_what_differs_and_nothing_changes(tm
     assert files(tmp_path / "out") == before
 
 
-def test_beside_writes_to_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_beside_writes_to_a_folder_of_its_own_which_must_be_free(tmp_path: Path) -> None:
     output = filled(tmp_path / "out")
     beside = choose_output(output, OTHER, "beside", Storage())
     assert beside == f"{output}-{fingerprint_id(OTHER)[:8]}"
     assert choose_output(output, FIELDS, "beside", Storage()) == output
+    filled(Path(beside), OTHER)
+    assert choose_output(output, OTHER, "beside", Storage()) == beside
+    (Path(beside) / "run.json").unlink()
+    with pytest.raises(UsageError, match=r"no run\.json"):
+        choose_output(output, OTHER, "beside", Storage())
 
 
 def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
     output = filled(tmp_path / "out")
-    for name in ("notes.txt", "images/mine.parquet", "pictures/holiday.jpg"):
+    mine = {"notes.txt", "images/mine.parquet", "pictures/holiday.jpg", "pictures/COCO_val2014_000000000001.jpg"}
+    for name in mine:
         (tmp_path / "out" / name).write_bytes(b"mine")
     assert choose_output(output, OTHER, "overwrite", Storage()) == output
-    assert begin(output, OTHER, Storage()) == 1
-    assert files(tmp_path / "out") == {"run.json", "notes.txt", "images/mine.parquet", "pictures/holiday.jpg"}
+    assert standing(output, OTHER, Storage()) == (2, False)
+    assert begin(output, OTHER, Storage()) == 2
+    assert files(tmp_path / "out") == {"run.json", *mine}
+
+
+def test_a_first_run_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("pictures/COCO_val2014_000000000001.jpg", "data.json"):
+        (tmp_path / name).write_bytes(b"mine")
+    assert standing(str(tmp_path), FIELDS, Storage()) == (1, False)
+    assert begin(str(tmp_path), FIELDS, Storage()) == 1
+    assert files(tmp_path) == {"run.json", "pictures/COCO_val2014_000000000001.jpg", "data.json"}
+
+
+@pytest.mark.parametrize("name", ["coco.json", "summary.json", "_SUCCESS", f"detections/{PART}"])
+def test_files_of_others_that_a_run_would_write_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    for on_mismatch in ("refuse", "beside", "overwrite"):
+        with pytest.raises(UsageError, match=r"no run\.json"):
+            choose_output(str(tmp_path), FIELDS, on_mismatch, Storage())  # type: ignore[arg-type]
+
+
+def test_a_run_notices_that_another_has_taken_over(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+    check_still_ours(output, FIELDS, 1, Storage())
+    begin(output, FIELDS, Storage())
+    with pytest.raises(JobError, match="taken over"):
+        check_still_ours(output, FIELDS, 1, Storage())
 
 
 def test_a_kill_while_overwriting_leaves_nothing_to_be_taken_for_the_new_run(tmp_path: Path) -> None:
@@ -80,7 +121,7 @@ def test_tables_of_unknown_origin_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images" / "mine.txt").write_text("no part")
     assert choose_output(str(tmp_path), FIELDS, "refuse", Storage()) == str(tmp_path)
     (tmp_path / "images" / PART).write_bytes(b"")
-    with pytest.raises(UsageError, match=r"run\.json is not beside it"):
+    with pytest.raises(UsageError, match=r"no run\.json"):
         choose_output(str(tmp_path), FIELDS, "refuse", Storage())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(
         ({"Predict__model_dir": "/nowhere"}, "model folder /nowhere does not exist"),
         ({"Predict__threshold": {99: 0.5}}, "99"),
         ({"Output__partition_by": "city"}, "Output.partition_by is 'city'"),
+        ({"Predict__engine": "ray", "Resources__ray_address": "127.0.0.1:1"}, "no Ray cluster answers"),
         ({"Global__output": "/proc/nowhere"}, "cannot write to /proc/nowhere"),
         ({"Global__device": "gpu", "Predict__backend": "paddle"}, "GPU"),
     ],
@@ -350,6 +352,26 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert not (tmp_path / "out" / "images").exists()
 
 
+def test_a_damaged_model_is_one_line(job: Runner, pictures: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    params = model / "inference.pdiparams"
+    params.write_bytes(params.read_bytes()[:1000])
+    with pytest.raises(JobError, match="cannot be loaded, is it whole"):
+        job(pictures, Predict__model_dir=str(model), Predict__backend="paddle")
+
+
+def test_the_users_own_files_in_the_output_folder_are_left_alone(job: Runner, pictures: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "pictures" / "COCO_val2014_000000000001.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes((pictures / "scene_00.jpg").read_bytes())
+    assert job(pictures) == 0
+    assert job(pictures, Predict__threshold=0.9, Output__on_mismatch="overwrite") == 0
+    assert mine.exists()
+    with pytest.raises(UsageError, match="would be inputs"):
+        job(mine.parent, Predict__threshold=0.9)
+
+
 def test_a_bucket_that_is_not_there_is_one_line(job: Runner, pictures: Path, s3_bucket: Any) -> None:
     s3 = {"S3__endpoint_url": s3_bucket.endpoint, "S3__region": "us-east-1"}
     with pytest.raises(UsageError, match=r"s3://no-such-bucket/out .*bucket"):
@@ -359,17 +381,17 @@ def test_a_bucket_that_is_not_there_is_one_line(job: Runner, pictures: Path, s3_
 def test_a_manifest_that_ends_in_nonsense_is_an_error_after_what_could_be_read(
     job: Runner, pictures: Path, tmp_path: Path
 ) -> None:
-    lines = [json.dumps({"path": str(pictures / f"scene_{i % 10:02d}.jpg"), "n": i}) for i in range(12_000)]
+    lines = [json.dumps({"path": str(pictures / f"scene_{i % 10:02d}.jpg"), "n": i}) for i in range(20_000)]
     (tmp_path / "list.jsonl").write_text("\n".join([*lines, "{nonsense"]))
-    with pytest.raises(JobError, match="12001"):
+    with pytest.raises(JobError, match="20001"):
         job(tmp_path / "list.jsonl", Output__shard_size=4)
     assert rows_of(tmp_path / "out") and not (tmp_path / "out" / "_SUCCESS").exists()
 
 
 def test_drawn_pictures_may_not_land_among_the_inputs(job: Runner, pictures: Path) -> None:
-    with pytest.raises(UsageError, match="lies inside the input folder"):
+    with pytest.raises(UsageError, match="would be inputs"):
         job(pictures, Global__output=str(pictures / "out"), Visualize__pictures="all")
-    with pytest.raises(UsageError, match="lies inside the input folder"):
+    with pytest.raises(UsageError, match="would be inputs"):
         job(f"{pictures}/**/*.jpg", Global__output=str(pictures / "out"), Visualize__pictures="all")
     assert job(pictures, Global__output=str(pictures / "out")) == 0
 

@@ -121,6 +121,15 @@ def test_missing_pages_of_a_document_that_cannot_be_opened_any_more_fail_one_by_
     assert loaded["error_class"].to_pylist() == ["missing"] * 2
 
 
+def test_pages_that_a_document_has_lost_since_it_was_first_read_are_failed_rows(tmp_path: Path) -> None:
+    pending = pending_rows([tiff(tmp_path, [50, 100, 200])])
+    pending = pending.set_column(3, pending.schema.field(3), pa.array([5], pa.int32()))
+    pending = pending.set_column(4, pending.schema.field(4), pa.array([[0, 1]], pa.list_(pa.int32())))
+    loaded = pa.concat_tables(load()(pending))
+    assert loaded["page_index"].to_pylist() == [2, 3, 4]
+    assert loaded["error_class"].to_pylist() == [None, "missing", "missing"]
+
+
 def test_a_long_document_is_loaded_in_blocks(tmp_path: Path) -> None:
     pages = tiff(tmp_path, [9] * 8)
     small = replace(load(), block_rows=6)

@@ -74,11 +74,23 @@ def test_a_manifest_column_becomes_a_hive_partition_that_other_readers_see(tmp_p
     assert {row["image_id"]: row["city"] for row in read} == dict(zip(IDS, cities, strict=True))
 
 
+def test_every_row_lands_in_exactly_one_partition(tmp_path: Path) -> None:
+    passthrough = pa.schema([("c", pa.string())])
+    write(tmp_path, passthrough, partition_by="c")(inferred_rows(IDS, passthrough=passthrough, c=["", None, "1", "1"]))
+    parts = [pq.read_table(part)["image_id"].to_pylist() for part in tmp_path.glob("images/*/*.parquet")]
+    assert sorted(x for ids in parts for x in ids) == sorted(IDS) and len(parts) == 2
+
+
 @pytest.mark.parametrize(
     ("value", "folder"),
-    [(None, "c=__HIVE_DEFAULT_PARTITION__"), ("../x", "c=..%2Fx"), ("", "c=__HIVE_DEFAULT_PARTITION__"), (3, "c=3")],
+    [
+        (None, "c=__HIVE_DEFAULT_PARTITION__"),
+        ("../x", "c=..%2Fx"),
+        ("", "c=__HIVE_DEFAULT_PARTITION__"),
+        ("ä b", "c=%C3%A4%20b"),
+    ],
 )
-def test_a_partition_value_cannot_leave_its_folder(value: object, folder: str) -> None:
+def test_a_partition_value_cannot_leave_its_folder(value: str | None, folder: str) -> None:
     assert partition_folder("c", value) == folder
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from sodbatch.config import Config
 from sodbatch.engine.pipeline import Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan
+from sodbatch.errors import UsageError
 from sodbatch.predictor.base import default_device, usable_cpus
 
 
@@ -20,6 +21,11 @@ class InlineEngine:
         device, _, gpu_ids = config.Global.device.partition(":")
         if device == "auto":
             device = default_device()
+        if device == "gpu" and config.Predict.backend != "onnxruntime" and default_device() != "gpu":
+            raise UsageError(
+                "Global.device is gpu, but no GPU is seen by Paddle; install paddlepaddle-gpu on a machine with an NVIDIA "
+                "GPU, or use Global.device=cpu"
+            )
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids.split(",")[0]
         named = config.Resources.threads_per_actor
@@ -40,7 +46,7 @@ class InlineEngine:
         for rows in pending:
             if infer is None:
                 infer, reason = pipeline.infer.create()
-                listener.say(reason)
+                listener.loaded(reason)
             for loaded in pipeline.load(rows):
                 shard.append(infer(loaded))
                 if sum(map(len, shard)) >= pipeline.shard_size:

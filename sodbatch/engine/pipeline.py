@@ -9,6 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from sodbatch.engine.resources import ActorPlan
+from sodbatch.errors import UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.stages import Infer, Load
 from sodbatch.threshold import Threshold
@@ -39,19 +40,29 @@ class InferSpec:
     passthrough: pa.Schema
 
     def create(self) -> tuple[Infer, str]:
-        """Load the model; return the stage and which backend was chosen, and why."""
+        """Load the model; return the stage and which backend was chosen, and why.
+
+        Raises:
+            UsageError: The model cannot be loaded.
+        """
         from sodbatch.predictor import create_predictor
 
-        predictor, reason = create_predictor(
-            self.folder,
-            backend=self.backend,
-            device=self.device,
-            threads=self.threads,
-            score_floor=self.threshold.floor,
-            precision=self.precision,
-            tensorrt=self.tensorrt,
-            batch_size=self.batch_size,
-        )
+        try:
+            predictor, reason = create_predictor(
+                self.folder,
+                backend=self.backend,
+                device=self.device,
+                threads=self.threads,
+                score_floor=self.threshold.floor,
+                precision=self.precision,
+                tensorrt=self.tensorrt,
+                batch_size=self.batch_size,
+            )
+        except UsageError:
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(f"the model in {self.folder.path} cannot be loaded, is it whole? {lines[0]}") from error
         folder = self.folder
         stage = Infer(
             predictor, self.threshold, folder.labels, folder.keep_top_k, folder.preprocess.shape, self.passthrough
@@ -82,8 +93,8 @@ class Listener(Protocol):
     def written(self, written: Written) -> None:
         """A part has been committed."""
 
-    def say(self, message: str) -> None:
-        """Something a person wants to know, such as the backend chosen."""
+    def loaded(self, backend: str) -> None:
+        """A model has been loaded: which backend was chosen, and why."""
 
 
 class Engine(Protocol):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,8 @@ from sodbatch.model.transfer import install_model_files, read_model_files
 from sodbatch.predictor.base import usable_cpus
 from sodbatch.storage import redact
 from sodbatch.write import Write, Written
+
+CONNECT_TIMEOUT_S = 10.0
 
 RETRIES = 3
 """Retries of a task and restarts of an actor that died. Finite, unlike Ray Data's default: a picture that kills its
@@ -58,10 +61,12 @@ class RayEngine:
         device, _, gpu_ids = self._config.Global.device.partition(":")
         if gpu_ids and local:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids
+        if not local:
+            _check_answers(resources.ray_address or os.environ["RAY_ADDRESS"])
         with _quiet():
             try:
                 ray.init(
-                    address=resources.ray_address,
+                    address="local" if local else resources.ray_address,
                     num_cpus=max(2, usable_cpus()) if local else None,
                     include_dashboard=False if local else None,
                     log_to_driver=False,
@@ -97,8 +102,8 @@ class RayEngine:
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         monitor = ray.remote(_Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
         model = (pipeline.infer, ray.put(read_model_files(pipeline.infer.folder)), node)
-        with _Relay(monitor, listener):
-            for wave in waves(pending):
+        with _Relay(monitor, listener), closing(waves(pending)) as listed:
+            for wave in listed:
                 blocks = cut(wave, task_rows(len(wave), self._cpus, pipeline.load.block_rows))
                 try:
                     self._run_wave(pipeline, blocks, (*model, monitor))
@@ -128,6 +133,17 @@ class RayEngine:
         inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES, "num_cpus": 0})
 
 
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise UsageError(f"no Ray cluster answers at {redact(address)}: {error}") from error
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what Ray says while it starts, and from then on; its log files keep it. ``RAY_BACKEND_LOG_LEVEL`` asks
@@ -136,7 +152,9 @@ def _quiet() -> Iterator[None]:
         yield
         return
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # inherited by what Ray starts; this process forgets it again
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore", RayDeprecationWarning)
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -162,7 +180,7 @@ class _InferActor:
         if not here:
             spec = replace(spec, folder=install_model_files(spec.folder, ray.get(files)))
         self._infer, reason = spec.create()
-        monitor.say.remote(reason)
+        monitor.loaded.remote(reason)
 
     def __call__(self, loaded: pa.Table) -> pa.Table:
         return self._infer(loaded)
@@ -195,8 +213,8 @@ class _Monitor:
     def written(self, written: Written) -> None:
         self._news.append(written)
 
-    def say(self, message: str) -> None:
-        self._news.append(message)
+    def loaded(self, backend: str) -> None:
+        self._news.append(backend)
 
     def news(self) -> list[Written | str]:
         news, self._news = self._news, []
@@ -233,7 +251,7 @@ class _Relay:
             if isinstance(item, Written):
                 self._listener.written(item)
             else:
-                self._listener.say(item)
+                self._listener.loaded(item)
 
 
 def _as_ours(error: BaseException) -> UsageError | JobError:

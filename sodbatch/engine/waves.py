@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ TABLES_AHEAD = 100
 """Tables of the manifest, of some 10,000 rows, that are listed ahead."""
 
 
-def waves(pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def waves(pending: Iterable[pa.Table]) -> Generator[pa.Table, None, None]:
     """Group pending rows into waves, listing ahead in a thread."""
     tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=TABLES_AHEAD)
     stopped = threading.Event()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sodbatch.errors import UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor.base import usable_cpus
 
@@ -65,6 +66,7 @@ class PaddlePredictor:
                     self._create_cpu(program, folder.params, threads or usable_cpus())
                 return
             gpu = int(device.partition(":")[2] or 0)
+            _require_gpu(gpu)
             if tensorrt:
                 from sodbatch.predictor.tensorrt import create_tensorrt
 
@@ -140,6 +142,18 @@ def _native_output_to_stderr() -> Iterator[None]:
         ctypes.CDLL(None).fflush(None)
         os.dup2(stdout, 1)
         os.close(stdout)
+
+
+def _require_gpu(index: int) -> None:
+    """Refuse a GPU that is not there; Paddle itself would go on with the CPU."""
+    import paddle
+
+    count = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
+    if index >= count:
+        raise UsageError(
+            f"GPU {index} was asked for, but this Paddle sees {count} GPUs; install paddlepaddle-gpu on a machine "
+            "with an NVIDIA GPU, or use device cpu"
+        )
 
 
 def _create_gpu(program: Path, params: Path, gpu: int, precision: str) -> Any:
