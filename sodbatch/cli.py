@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from sodbatch import __version__
-from sodbatch.config import Config
+from sodbatch.config import Config, without_end_slash
 from sodbatch.config.file import load_config
 from sodbatch.errors import JobError, UsageError
 
@@ -174,6 +174,7 @@ def show(
     from sodbatch.summary import show as describe
 
     storage = Storage(loaded.S3, loaded.Fetch)
+    output = without_end_slash(output)
     if read_record(output, storage) is None:
         raise UsageError(f"{output}: no job has written here; give the Global.output of a sodbatch predict")
     typer.echo(_redact(describe(output, storage)))

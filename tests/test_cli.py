@@ -209,3 +209,15 @@ def test_export_to_a_store_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert main(["export", "-c", "PP-YOLOE_plus_SOD-S", "-o", "Global.output=s3://bucket/model"]) == 2
     assert "Global.output = s3://bucket/model: export writes to a local folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_show_takes_a_folder_with_a_slash_at_its_end(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    asked = []
+
+    def read_record(output: str, storage: object) -> None:
+        asked.append(output)
+
+    monkeypatch.setattr("sodbatch.output.read_record", read_record)
+    assert main(["show", "s3://bucket/tables/"]) == 2
+    assert asked == ["s3://bucket/tables"]
+    assert "s3://bucket/tables: no job has written here" in capsys.readouterr().err

@@ -366,3 +366,20 @@ def test_run_modes_without_a_counterpart_are_refused(run_mode: str) -> None:
 
 def test_other_kernel_options_are_refused() -> None:
     assert "Predict.kernel_option" in refusal("Predict.kernel_option.cpu_threads=3")
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ("out/", "out"),
+        ("/data/out//", "/data/out"),
+        ("s3://bucket/tables/", "s3://bucket/tables"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://bucket", "s3://bucket"),
+        ("/", "/"),
+        ("s3://", "s3://"),
+        ("file:///", "file:///"),
+    ],
+)
+def test_the_output_has_no_slash_at_its_end(given: str, output: str) -> None:
+    assert load_config(overrides=[f"Global.output={given}"]).Global.output == output

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sodbatch.model.spec import SPECS
 
@@ -17,7 +17,14 @@ def _int_as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
+def without_end_slash(folder: str) -> str:
+    """Take the ``/`` at the end of a folder's path or URL away, but not that of ``/`` or ``s3://``."""
+    bare = folder.rstrip("/")
+    return folder if not bare or bare.endswith(":") else bare
+
+
 Text = Annotated[str, BeforeValidator(_int_as_text), Field(min_length=1)]
+Folder = Annotated[Text, AfterValidator(without_end_slash)]
 Score = Annotated[float, Field(ge=0, le=1)]
 ClassId = Annotated[int, Field(ge=0)]
 ThresholdValue = Score | Annotated[dict[ClassId, Score], Field(min_length=1)] | None
@@ -45,7 +52,7 @@ class GlobalSection(Section):
     mode: Literal["predict", "export", "check_dataset", "train", "evaluate"] = "predict"
     dataset_dir: Text | None = None
     device: Device = "auto"
-    output: Text = "output"
+    output: Folder = "output"
 
 
 class PredictSection(Section):
@@ -95,7 +102,7 @@ class OutputSection(Section):
 
 
 class VisualizeSection(Section):
-    """Pictures with boxes: none, all, a sample of N, or those with at least ``min_boxes`` boxes."""
+    """Pictures with boxes: none, all, or a sample; of those with at least ``min_boxes`` boxes."""
 
     pictures: Literal["none", "all", "sample"] = "none"
     sample: int = Field(20, ge=1, le=10_000)
