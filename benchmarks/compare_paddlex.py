@@ -27,7 +27,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 def dump(args: argparse.Namespace) -> int:
-    """Writes PaddleX's boxes as JSON: by file name, lists of class, score, x1, y1, x2, y2."""
+    """Write PaddleX's boxes as JSON: by file name, lists of class, score, x1, y1, x2, y2."""
     from paddlex import create_model
 
     model = create_model(
@@ -56,7 +56,7 @@ def dump(args: argparse.Namespace) -> int:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compares, and prints the figures."""
+    """Compare, and print the figures."""
     import numpy as np
 
     from sodbatch.predictor.agreement import Agreement, compare
@@ -100,8 +100,7 @@ def _predicted(args: argparse.Namespace, theirs: dict) -> Iterator[tuple[str, li
     paths = [str(Path(args.pictures or theirs["folder"]) / name) for name in theirs["pictures"]]
     start = time.perf_counter()
     for result in model.predict(paths):
-        if start is not None:
-            second = time.perf_counter() - start
+        second = time.perf_counter() - start
         boxes = [[box["cls_id"], box["score"], *box["coordinate"]] for box in result["boxes"]]
         yield Path(result["input_path"]).name, boxes, second
         start = time.perf_counter()
@@ -119,7 +118,7 @@ def _of_run(output: str) -> Iterator[tuple[str, list, float]]:
 
 
 def main() -> int:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     halves = parser.add_subparsers(required=True)
     for half in (dump, compare):

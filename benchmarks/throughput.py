@@ -20,12 +20,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from sodbatch.predictor.base import usable_cpus
+
 PADDLEX = """
 import sys
 from pathlib import Path
 from paddlex import create_model
-name, model_dir, listing, mode, threshold = sys.argv[1:]
-model = create_model(name, model_dir=model_dir, device="cpu", engine_config={"run_mode": mode, "cpu_threads": 2})
+name, model_dir, listing, mode, threshold, threads = sys.argv[1:]
+engine = {"run_mode": mode, "cpu_threads": int(threads)}
+model = create_model(name, model_dir=model_dir, device="cpu", engine_config=engine)
 paths = Path(listing).read_text().split("\\n")
 print(sum(len(result["boxes"]) for result in model.predict(paths, batch_size=1, threshold=float(threshold))))
 """
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--paddlex-python", help="python of an environment with PaddleX")
     parser.add_argument("--paddlex-mode", default="mkldnn", choices=["mkldnn", "paddle"])
     parser.add_argument("--engine", nargs="+", default=["ray", "inline"], choices=["ray", "inline"])
+    parser.add_argument("--threads", type=int, default=usable_cpus(), help="CPU threads of each tool")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--short", type=int, default=40, help="pictures of the short run")
     parser.add_argument("--long", type=int, default=160, help="pictures of the long run")
@@ -89,6 +93,8 @@ def commands(options: argparse.Namespace, listing: Path, output: Path) -> dict[s
             "Predict.input": listing,
             "Predict.threshold": options.threshold,
             "Predict.engine": engine,
+            "Resources.actors": 1,
+            "Resources.threads_per_actor": options.threads,
             "Global.device": "cpu",
             "Global.output": f"{output}-{engine}",
         }
@@ -101,6 +107,7 @@ def commands(options: argparse.Namespace, listing: Path, output: Path) -> dict[s
             str(listing),
             options.paddlex_mode,
             str(options.threshold),
+            str(options.threads),
         ]
         made[f"PaddleX, {options.paddlex_mode}"] = [options.paddlex_python, "-c", PADDLEX, *arguments]
     return made
