@@ -23,8 +23,8 @@ class InlineEngine:
             device = default_device()
         if device == "gpu" and config.Predict.backend != "onnxruntime" and default_device() != "gpu":
             raise UsageError(
-                "Global.device is gpu, but no GPU is seen by Paddle; install paddlepaddle-gpu on a machine with an NVIDIA "
-                "GPU, or use Global.device=cpu"
+                "Global.device is gpu, but Paddle sees no GPU; install paddlepaddle-gpu on a machine with an NVIDIA GPU, "
+                "or use Global.device=cpu"
             )
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids.split(",")[0]
