@@ -26,7 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,s3,dev]' -c constraints.txt
+	@echo "Installing sodbatch and what it needs into $(VENV): about 2.3 GB, some minutes ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,s3,dev]' -c constraints.txt
 	@touch $@
 
 demo: $(STAMP)

@@ -44,7 +44,8 @@ def demo(folder: Path) -> int:
         cv2.imwrite(str(pictures / f"{number:02}.jpg"), draw_picture(rng))
     code = main(["export", "-o", f"Global.model={MODEL}", "-o", f"Global.output={model}"])
     if code == 0:
-        options = ["-o", f"Predict.threshold={THRESHOLD}", "-o", "Visualize.pictures=all"]
+        settings = [f"Global.model={MODEL}", f"Predict.threshold={THRESHOLD}", "Visualize.pictures=all"]
+        options = [word for setting in settings for word in ("-o", setting)]
         code = main(["predict", "--input", str(pictures), "--output", str(tables), "--model-dir", str(model), *options])
     if code == 0:
         print_rows(tables)
