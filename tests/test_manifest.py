@@ -22,7 +22,7 @@ from sodbatch.config import FetchSection
 from sodbatch.errors import UsageError
 from sodbatch.manifest import Manifest, open_manifest
 from sodbatch.manifest.pictures import literal_folder
-from sodbatch.storage import Storage
+from sodbatch.storage import Storage, identity
 from sodbatch.tables import RESERVED_COLUMNS
 
 STORAGE = Storage()
@@ -512,6 +512,17 @@ def test_a_manifest_over_http_and_presigned(s3_bucket: S3Bucket, http_server: Ht
     with pytest.raises(UsageError, match=r"cannot read|no such input") as caught:
         open_manifest(s3_bucket.presign("m/list.csv").replace("Signature=", "Signature=0"), STORAGE)
     assert "Signature" not in str(caught.value)
+
+
+def test_a_listed_key_is_exact_whatever_stands_in_it(s3_bucket: S3Bucket) -> None:
+    keys = ["k/q?x=1.jpg", "k/q?x=2.jpg", "k/t?token=1.jpg", "k/t?token=2.jpg", "k/v?versionId=abc.jpg"]
+    for key in keys:
+        s3_bucket.put(key, key.encode())
+    storage = Storage(s3_bucket.section)
+    rows = [row for table in open_manifest(f"{s3_bucket.url}/k", storage).tables() for row in table.to_pylist()]
+    assert [row["uri"] for row in rows] == [f"{s3_bucket.url}/{key}" for key in keys]
+    assert [storage.read_bytes(row["source"]).decode() for row in rows] == keys
+    assert len({identity(row["source"]) for row in rows}) == len(keys)
 
 
 @pytest.mark.parametrize(

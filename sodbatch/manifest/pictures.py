@@ -12,6 +12,7 @@ from fsspec.utils import glob_translate
 from sodbatch.manifest.rows import SOURCE_SCHEMA
 from sodbatch.storage import FileInfo, Storage, display_column, display_uri, local_path, local_source, scheme
 from sodbatch.storage.local import any_file, walk
+from sodbatch.storage.uris import split_version
 
 SUFFIXES = frozenset(
     [
@@ -87,7 +88,7 @@ class PictureTree:
         found = (
             (info.url, info.etag if self._with_etag else None)
             for info in self._listing()
-            if suffix(info.url) in SUFFIXES and (matches is None or matches(info.url))
+            if suffix(name := split_version(info.url)[0]) in SUFFIXES and (matches is None or matches(name))
         )
         yield from _source_tables(found, rows)
 

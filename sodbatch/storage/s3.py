@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +13,11 @@ from sodbatch.config import FetchSection, S3Section
 from sodbatch.errors import UsageError
 from sodbatch.storage.errors import TooLargeError, TransientError
 from sodbatch.storage.retry import with_retries
-from sodbatch.storage.uris import _USERINFO, redact
+from sodbatch.storage.uris import redact, split_version, without_userinfo
 
 _CONNECT_TIMEOUT_S = 10.0
 _ATTEMPTS = 2
+_ACCESS_POINT = re.compile(r"arn:[^/]*:accesspoint[/:][^/]+(?:[/:]accesspoint[/:][^/]+)?", re.IGNORECASE)
 _TRANSIENT_CODES = {
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
     "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeTooSkewed", "OperationAborted",
@@ -67,11 +69,12 @@ def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
 
 
 def split(url: str) -> tuple[str, str, str | None]:
-    """Split ``s3://bucket/key[?versionId=v]`` into bucket, key and version."""
-    rest = _USERINFO.sub("", url, count=1).split("://", 1)[-1]
-    bucket, _, key = rest.partition("/")
-    key, _, version = key.partition("?versionId=")
-    return bucket, key, version or None
+    """Split ``s3://bucket/key[?versionId=v]`` into bucket (or an access point's ARN), key and version."""
+    rest = without_userinfo(url).split("://", 1)[-1]
+    name, version = split_version(rest)
+    point = _ACCESS_POINT.match(name)
+    bucket = point.group() if point else name.partition("/")[0]
+    return bucket, name[len(bucket) + 1 :], version or None
 
 
 def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
@@ -106,7 +109,7 @@ def list_pages(filesystem: Any, url: str, retries: int, page_size: int = 1000) -
 
     AWS lists in the order of the keys; some other stores list folder by folder.
     """
-    bucket, prefix, _ = split(url)
+    bucket, prefix, _ = split(f"{url}?versionId=")
     token: dict[str, str] = {}
 
     def ask() -> dict[str, Any]:

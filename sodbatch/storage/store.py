@@ -18,7 +18,7 @@ from sodbatch.storage import http, local, s3
 from sodbatch.storage.errors import TooLargeError
 from sodbatch.storage.info import FileInfo
 from sodbatch.storage.retry import with_retries
-from sodbatch.storage.uris import display_uri, local_path, local_source, redact, scheme
+from sodbatch.storage.uris import display_uri, exact_s3, local_path, local_source, redact, scheme
 
 
 class Storage:
@@ -184,7 +184,7 @@ class Storage:
         for page in s3.list_pages(self._s3(), url, self.fetch_section.retries):
             for item in page:
                 if not item["Key"].endswith("/"):
-                    yield FileInfo(f"s3://{bucket}/{item['Key']}", item["Size"], _etag(item))
+                    yield FileInfo(exact_s3(bucket, item["Key"]), item["Size"], _etag(item))
 
     def _at(self, url: str) -> tuple[Any, str]:
         """Return the file system of a URL, this process's own, and the path in it."""

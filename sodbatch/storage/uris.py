@@ -17,16 +17,33 @@ import pyarrow.compute as pc
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _FILE = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
-_USERINFO = re.compile(r"(?<=://)(?:[^/?#\s@'\"<>]*@|[^/?#\s@:'\"<>]+:(?!\d+(?:[/?#]|$))[^\s@'\"<>]*@)")
-_HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE)
-_QUERY = re.compile(r"(://[^\s?'\"<>]*)\?[\w.~%\-]+=[^\s'\"<>]*")
-
-_GRANTING_NAME = (
-    r"x-(?:amz|goog|oss|obs|cos)-[\w\-]+|q-(?:sign|ak|key|header|url|signature)[\w\-]*"
-    r"|[\w\-]*(?:token|secret|signature|passw|credential|api[_\-]?key|access[_\-]?key|accessid)[\w\-]*"
-    r"|sig|sas|auth|authorization|pwd|expires|expiry|policy|key-pair-id"
+_USERINFO = re.compile(
+    r"(?<=://)(?!\[|arn:)(?:([^/?#\s@'\"<>]*)@|([^/?#\s@:'\"<>]+:(?!\d+(?:[/?#]|$))(?:(?!://)[^\s@'\"<>])*)@)",
+    re.IGNORECASE,
 )
+_SECRET_USER = re.compile(r"(?:https?|s3[an]?)://$", re.IGNORECASE)
+_NO_SECRET_USER = re.compile(r"(?:github|gitlab|git|zip|tar|libarchive)://$", re.IGNORECASE)
+_HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE)
+_VERSION = "?versionId="
+_SIGNED_QUERY = re.compile(
+    r"\?(?:[^\s&/]*&)*(?:x-(?:amz|goog|oss|obs|cos)-(?:signature|security-token)|signature|sig)=\S{16,}$", re.IGNORECASE
+)
+
+_GRANTING_ALONE = (
+    r"x-(?:amz|goog|oss|obs|cos)-[\w\-]+|q-(?:sign|ak|key|header|url|signature)[\w\-]*"
+    r"|[\w\-]*(?:secret|signature|passw|credential|api[_\-]?key|access[_\-]?key|accessid)[\w\-]*"
+    r"|sig|sas|authorization|pwd|key-pair-id"
+)
+_GRANTING_SIGNED = r"[\w\-]*token[\w\-]*|auth|expires|expiry|policy"
+"""Names that grant access beside a signature; without one they may as well name the object (``page_token=2``)."""
+
+_GRANTING_NAME = f"{_GRANTING_ALONE}|{_GRANTING_SIGNED}"
+_PARAMETER_ALONE = re.compile(_GRANTING_ALONE, re.IGNORECASE)
 _GRANTING_PARAMETER = re.compile(_GRANTING_NAME, re.IGNORECASE)
+_SIGNATURE = re.compile(
+    r"[\w\-]*signature[\w\-]*|sig|[\w\-]*access[_\-]?key(?:id)?|[\w\-]*accessid|key-pair-id|q-sign[\w\-]*",
+    re.IGNORECASE,
+)
 _GRANTING_VALUE = re.compile(
     rf"((?<![\w\-])(?:{_GRANTING_NAME})['\"]?\s*(?:=|%3D)\s*['\"]?)[^\s&;,'\"<>]+"
     r"|(authorization['\"]?\s*:\s*['\"]?)[^\r\n'\"]+",
@@ -52,6 +69,7 @@ _AZURE_SAS = {
 }
 
 _PLAIN = r"^(?:/[^/]|s3://[^/?@:]+/[^?])"
+_MORE_THAN_URI = r"\?|(?i:https?)://[^/]*@"
 _NOT_PLAIN = r"^/[^\x00]*(?://|/\.{1,2}/|/\.{0,2}$)|\?|^s3://[^\x00]*::"
 
 
@@ -87,10 +105,35 @@ def local_source(path: str) -> str:
     return absolute
 
 
-def display_uri(source: str) -> str:
-    """Return what tables and logs show of a source: absolute for local files, without credentials or query.
+def is_http(source: str) -> bool:
+    """Tell whether a source is read with a GET."""
+    return scheme(source) in ("http", "https")
 
-    A ``?`` in an object's key is kept unless a query (``name=value``) follows it.
+
+def without_userinfo(text: str) -> str:
+    """Take secrets before a host out of each URL of a text; ``name@`` alone stays but for http(s) and s3.
+
+    There a bare name may be a key; elsewhere it says what is meant: a container (``abfs://c@account``), a user's
+    home (``sftp://alice@host``). Archives and repositories (``github://org:repo@main``) have no password there.
+    """
+    return _USERINFO.sub(_shown_user, text)
+
+
+def _shown_user(match: re.Match[str]) -> str:
+    before = match.string[max(match.start() - 16, 0) : match.start()]
+    if _SECRET_USER.search(before):
+        return ""
+    if _NO_SECRET_USER.search(before):
+        return match.group()
+    user = (match.group(1) or match.group(2) or "").split(":", 1)[0]
+    return user and user + "@"
+
+
+def display_uri(source: str) -> str:
+    """Return what tables and logs show of a source: absolute for local files, without credentials.
+
+    The query of http(s) is not shown. Elsewhere a ``?`` belongs to the name, but for an object's version and for
+    what is signed.
     """
     path = local_path(source)
     if path is not None:
@@ -104,34 +147,66 @@ def _display_link(link: str) -> str:
     name = scheme(link)
     if not name:
         return link
-    rest = _USERINFO.sub("", link[len(name) :], count=1)
+    rest = without_userinfo(name + link[len(name) :])[len(name) :]
     if name in ("http", "https"):
         return name + re.split(r"[?#]", rest, maxsplit=1)[0]
-    return ("s3" if name == "s3a" else name) + _QUERY.sub(r"\1", rest)
+    rest = _SIGNED_QUERY.sub("", rest)
+    if name in ("s3", "s3a"):
+        return "s3" + split_version(rest)[0]
+    return name + rest
+
+
+def split_version(url: str) -> tuple[str, str | None]:
+    """Split what ends in ``?versionId=v`` at the last of these; None where it does not."""
+    name, mark, version = url.rpartition(_VERSION)
+    return (name, version) if mark else (url, None)
+
+
+def exact_s3(bucket: str, key: str) -> str:
+    """Return the URL of a key as listed; one that has ``?versionId=`` in itself ends in another, without a version."""
+    return f"s3://{bucket}/{key}" + (_VERSION if _VERSION in key else "")
 
 
 def identity(source: str) -> str:
-    """Return what a picture's id is made from: ``display_uri`` and the query parameters that grant nothing.
+    """Return what a picture's id is made from: ``display_uri`` and what else tells two objects apart.
 
-    ``http://x/get?id=5`` and ``?id=6`` are two pictures; two presigned URLs of one object are one.
+    That is an object's version, and for http(s) a user without password and the query parameters that grant
+    nothing: ``http://x/get?id=5`` and ``?id=6`` are two pictures, two presigned URLs of one object are one.
     """
-    shown = display_uri(source)
-    if local_path(source) is not None or "?" not in source:
+    if local_path(source) is not None:
+        return display_uri(source)
+    return "::".join(_identity_link(link) for link in _CHAIN.split(source))
+
+
+def _identity_link(link: str) -> str:
+    shown = _display_link(link)
+    if scheme(link) in ("s3", "s3a"):
+        version = split_version(_SIGNED_QUERY.sub("", link))[1]
+        return shown if version is None else shown + _VERSION + version
+    if not is_http(link):
         return shown
-    query = source.split("?", 1)[1].split("#", 1)[0]
-    if "=" not in query and shown.endswith("?" + query):
-        return shown
-    parameters = parse_qsl(query, keep_blank_values=True)
-    names = {name.lower() for name, _ in parameters}
-    drop = (_AZURE_SAS if "sig" in names else set()) | ({"x-id"} if "x-amz-signature" in names else set())
-    kept = sorted((n, v) for n, v in parameters if n.lower() not in drop and not _GRANTING_PARAMETER.fullmatch(n))
+    if (user := _USERINFO.search(link)) and ":" not in user.group():
+        shown = shown.replace("://", f"://{user.group()}", 1)
+    query = link.partition("?")[2].split("#", 1)[0]
+    kept = _naming_parameters(query)
+    if query and "=" not in query:
+        return f"{shown}?{query}"
     return f"{shown}?{urlencode(kept)}" if kept else shown
 
 
+def _naming_parameters(query: str) -> list[tuple[str, str]]:
+    """Return the parameters that may tell which object is meant, sorted."""
+    parameters = parse_qsl(query, keep_blank_values=True)
+    names = {name.lower() for name, _ in parameters}
+    drop = (_AZURE_SAS if "sig" in names else set()) | ({"x-id"} if "x-amz-signature" in names else set())
+    signed = any(_SIGNATURE.fullmatch(name) for name in names)
+    granting = _GRANTING_PARAMETER if signed else _PARAMETER_ALONE
+    return sorted((n, v) for n, v in parameters if n.lower() not in drop and not granting.fullmatch(n))
+
+
 def redact(text: str) -> str:
-    """Take secrets out of any text: each URL's userinfo and query, and values with secret names."""
-    text = _USERINFO.sub("", text)
-    text = _QUERY.sub(r"\1?[redacted]", _HTTP_QUERY.sub(r"\1?[redacted]", text))
+    """Take secrets out of any text: passwords in URLs, the queries of http(s), and values with secret names."""
+    text = _HTTP_QUERY.sub(r"\1?[redacted]", without_userinfo(text))
     return _GRANTING_VALUE.sub(lambda m: (m.group(1) or m.group(2)) + "[redacted]", text)
 
 
@@ -149,7 +224,7 @@ def identity_column(sources: pa.Array | pa.ChunkedArray, uris: pa.Array | pa.Chu
     A row without a source (the manifest named none) is told apart by its ``uri``.
     """
     sources = _one_chunk(sources)
-    return _map_where(pc.match_substring(sources, "?"), identity, sources, otherwise=_one_chunk(uris))
+    return _map_where(pc.match_substring_regex(sources, _MORE_THAN_URI), identity, sources, otherwise=_one_chunk(uris))
 
 
 def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
