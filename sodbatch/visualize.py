@@ -31,7 +31,7 @@ Rectangle = tuple[int, int, int, int]
 def draw(
     image: NDArray[np.uint8], detections: Detections, labels: Sequence[str] | Mapping[int, str]
 ) -> NDArray[np.uint8]:
-    """Draws boxes and labels on a copy of a picture.
+    """Draw boxes and labels on a copy of a picture.
 
     Args:
         image: uint8 [H, W, 3], BGR.
@@ -79,7 +79,7 @@ def _line_width(box: Sequence[float], line: int) -> int:
 
 
 def _frame(box: Sequence[float], line: int) -> Rectangle:
-    """The outer rectangle of a line that runs just outside the box."""
+    """Return the outer rectangle of a line that runs just outside the box."""
     reach = _line_width(box, line)
     return (
         int(np.floor(box[0])) - reach,
@@ -90,15 +90,15 @@ def _frame(box: Sequence[float], line: int) -> Rectangle:
 
 
 def _label_order(detections: Detections) -> list[int]:
-    """By descending score, the best box of every class before all others."""
+    """Order by descending score, the best box of every class before all others."""
     by_score = np.argsort(-detections.score, kind="stable")
     _, first = np.unique(detections.cls_id[by_score], return_index=True)
-    best = by_score[np.sort(first)]
-    return best.tolist() + [i for i in by_score.tolist() if i not in set(best.tolist())]
+    first.sort()
+    return [*by_score[first].tolist(), *np.delete(by_score, first).tolist()]
 
 
 def _occupied(frames: Sequence[Rectangle], height: int, width: int, small: int) -> NDArray[np.bool_]:
-    """bool [H, W]: pixels that no label may cover: small objects whole, of large ones the outline."""
+    """Mark in bool [H, W] the pixels that no label may cover: small objects whole, of large ones the outline."""
     taken = np.zeros((height, width), bool)
     for x0, y0, x1, y1 in frames:
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)
@@ -111,7 +111,7 @@ def _occupied(frames: Sequence[Rectangle], height: int, width: int, small: int) 
 
 
 def _free_place(frame: Rectangle, width: int, height: int, taken: NDArray[np.bool_]) -> Rectangle | None:
-    """The first free place for a label of this size: above, below, right, left, inside the box's corner.
+    """Return the first free place for a label of this size: above, below, right, left, inside the box's corner.
 
     Each is moved into the picture first.
     """

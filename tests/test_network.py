@@ -20,7 +20,7 @@ paddle = pytest.importorskip("paddle")
 from sodbatch.model.encoder import sincos_positions  # noqa: E402
 from sodbatch.model.head import anchor_grid, decode_boxes  # noqa: E402
 from sodbatch.model.network import SODNetwork  # noqa: E402
-from sodbatch.model.seeded import CROWDED, seeded_state, synthetic_pictures  # noqa: E402
+from sodbatch.model.seeded import ScoreSpread, seeded_state, synthetic_pictures  # noqa: E402
 from sodbatch.model.weights import load_state  # noqa: E402
 
 OFFICIAL = json.loads((Path(__file__).parent / "data" / "checkpoint_names.json").read_text())
@@ -180,9 +180,10 @@ def test_one_picture_in_a_batch_does_not_change_another(tiny_network, pictures):
     np.testing.assert_allclose(both[1][1], alone[1][0], atol=1e-4)
 
 
-def test_crowded_weights_score_everywhere(pictures):
+def test_scores_are_spread_as_asked(pictures):
+    crowded = ScoreSpread(-1.0, 0.7)
     network = SODNetwork(TINY)
     network.eval()
-    load_state(network, seeded_state(TINY, 0, CROWDED))
+    load_state(network, seeded_state(TINY, 0, crowded))
     _, scores = evaluate(network, pictures)
     assert (scores > 0.01).mean() > 0.99

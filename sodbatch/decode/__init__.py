@@ -68,8 +68,10 @@ def decode_pages(data: bytes, limits: LimitsSection, skip: Collection[int] = ())
         header = read_header(data)
         if header.format in _DOCUMENTS:
             for index, count, result in _DOCUMENTS[header.format](data, limits, skip):
-                page = FailedPage if isinstance(result, PictureError) else Page
-                yield page(index, count, result)  # type: ignore[arg-type]
+                if isinstance(result, PictureError):
+                    yield FailedPage(index, count, result)
+                else:
+                    yield Page(index, count, result)
         else:
             yield Page(None, 1, _decode_picture(data, header, limits.max_pixels))
     except PictureError as error:

@@ -150,9 +150,7 @@ def passthrough_fields(fields: Iterable[pa.Field], manifest: str) -> list[pa.Fie
     Raises:
         UsageError: Two columns end up with one name.
     """
-    renamed = [
-        pa.field(f"manifest_{f.name}" if f.name.lower() in RESERVED_COLUMNS else f.name, f.type) for f in fields
-    ]
+    renamed = [pa.field(f"manifest_{f.name}" if f.name.lower() in RESERVED_COLUMNS else f.name, f.type) for f in fields]
     names = [field.name.lower() for field in renamed]
     for field in renamed:
         if names.count(field.name.lower()) > 1:

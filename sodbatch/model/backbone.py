@@ -6,8 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .layers import BasicBlock, ConvBN
-from .spec import NetworkSpec
+from sodbatch.model.layers import BasicBlock, ConvBN
+from sodbatch.model.spec import NetworkSpec
 
 CHANNELS = (64, 128, 256, 512, 1024)
 BLOCKS = (3, 6, 6, 3)

@@ -9,9 +9,11 @@ from paddle import Tensor, nn
 
 HEADS = 4
 DROPOUT = 0.1
+TEMPERATURE = 10_000.0
+"""Wavelengths of the position code go up to about this many cells."""
 
 
-def sincos_positions(height: int, width: int, channels: int, temperature: float = 10000.0) -> np.ndarray:
+def sincos_positions(height: int, width: int, channels: int) -> np.ndarray:
     """2-D sine-cosine position table, as PaddleDetection lays it out.
 
     Row ``i * height + j`` holds the code of (i, j), i < width, j < height: the table runs along the columns first
@@ -22,7 +24,7 @@ def sincos_positions(height: int, width: int, channels: int, temperature: float 
         float32 [1, height * width, channels]: sin(i w), cos(i w), sin(j w), cos(j w), a quarter of the channels each.
     """
     quarter = channels // 4
-    omega = 1.0 / temperature ** (np.arange(quarter, dtype=np.float32) / quarter)
+    omega = 1.0 / TEMPERATURE ** (np.arange(quarter, dtype=np.float32) / quarter)
     i, j = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32), indexing="ij")
     angle_i, angle_j = i.reshape(-1, 1) * omega, j.reshape(-1, 1) * omega
     table = np.concatenate([np.sin(angle_i), np.cos(angle_i), np.sin(angle_j), np.cos(angle_j)], axis=1)

@@ -11,8 +11,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.nn.initializer import Assign, Constant, Normal
 
-from .layers import ConvBN
-from .spec import NetworkSpec
+from sodbatch.model.layers import ConvBN
+from sodbatch.model.spec import NetworkSpec
 
 STRIDES = (32, 16, 8)
 PRIOR_SCORE = 0.01

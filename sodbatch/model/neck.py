@@ -8,9 +8,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .encoder import TransformerEncoder, sincos_positions
-from .layers import BasicBlock, ConvBN
-from .spec import NetworkSpec
+from sodbatch.model.encoder import TransformerEncoder, sincos_positions
+from sodbatch.model.layers import BasicBlock, ConvBN
+from sodbatch.model.spec import NetworkSpec
 
 CHANNELS = (768, 384, 192)
 BLOCKS = 3

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
-from .backbone import CSPResNet
-from .head import PPYOLOEHead
-from .layers import RepVggBlock
-from .neck import CSPPAN
-from .spec import NetworkSpec
+from sodbatch.model.backbone import CSPResNet
+from sodbatch.model.head import PPYOLOEHead
+from sodbatch.model.layers import RepVggBlock
+from sodbatch.model.neck import CSPPAN
+from sodbatch.model.spec import NetworkSpec
 
 
 class SODNetwork(nn.Layer):

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .spec import NetworkSpec
-from .weights import State, load_state
+from sodbatch.model.spec import NetworkSpec
+from sodbatch.model.weights import State, load_state
 
 if TYPE_CHECKING:
     from paddle import Tensor, nn
 
-    from .network import SODNetwork
+    from sodbatch.model.network import SODNetwork
 
 CALIBRATION_SIDE = 320
 CALIBRATION_PICTURES = 12
@@ -49,8 +49,6 @@ class ScoreSpread:
 
 SPARSE = ScoreSpread(-13.5, 4.0)
 """Few anchors score at all: some tens to some hundreds of boxes over 0.3."""
-CROWDED = ScoreSpread(-1.0, 0.7)
-"""Every anchor scores over 0.01 for every class: the worst case for suppression."""
 
 
 def seeded_state(spec: NetworkSpec, seed: int = 0, spread: ScoreSpread = SPARSE) -> State:
@@ -68,7 +66,7 @@ def seeded_state(spec: NetworkSpec, seed: int = 0, spread: ScoreSpread = SPARSE)
     """
     import paddle
 
-    from .network import SODNetwork
+    from sodbatch.model.network import SODNetwork
 
     rng = np.random.default_rng(seed)
     height, width = spec.input_size

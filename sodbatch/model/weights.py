@@ -13,7 +13,7 @@ import numpy as np
 from sodbatch.errors import UsageError
 
 if TYPE_CHECKING:
-    from .network import SODNetwork
+    from sodbatch.model.network import SODNetwork
 
 State = dict[str, np.ndarray]
 

@@ -26,7 +26,7 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
-        """Every box has its partner, and there was something to compare."""
+        """Tell whether every box has its partner, and there was something to compare."""
         return self.boxes > 0 and self.unmatched == 0
 
     def __add__(self, other: Agreement) -> Agreement:
@@ -53,7 +53,7 @@ def compare(
     keep_top_k: int,
     score_floor: float = 0.0,
 ) -> Agreement:
-    """Matches the boxes of one picture from two backends, one to one in each class.
+    """Match the boxes of one picture from two backends, one to one in each class.
 
     A box so near the lowest score that could be emitted that rounding decides whether it is
     counts only if it has a partner.
@@ -107,7 +107,7 @@ def _compare_class(
 def _at_nearest(
     score: NDArray[np.float32], box: NDArray[np.float32], cost: NDArray[np.float32], counts: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    """Largest differences of score and coordinate between the boxes that count and their nearest."""
+    """Return the largest differences of score and coordinate between the boxes that count and their nearest."""
     rows = np.flatnonzero(counts)
     if not len(rows) or not cost.shape[1]:
         return 0.0, 0.0

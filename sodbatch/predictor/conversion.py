@@ -30,6 +30,7 @@ from sodbatch.predictor.agreement import Agreement, compare
 from sodbatch.predictor.base import Predictor
 from sodbatch.predictor.layernorm import repair_layer_norm
 from sodbatch.preprocess import Preprocess
+from sodbatch.storage.local import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Conversion:
 def convert(
     folder: ModelFolder, backend: str, make: MakePredictor, make_reference: Callable[[], Predictor]
 ) -> Conversion:
-    """Returns the cached conversion of a folder for a backend, or makes and checks it.
+    """Return the cached conversion of a folder for a backend, or makes and checks it.
 
     Of several processes one converts and the others wait for it.
 
@@ -89,7 +90,7 @@ def convert(
         with FileLock(home / ".lock"):
             if not verdict.exists():
                 found = _convert_and_check(folder, graph, make, make_reference)
-                _write_atomic(verdict, json.dumps(found, indent=2))
+                write_atomic(str(verdict), json.dumps(found, indent=2).encode())
             found = json.loads(verdict.read_text())
     except OSError as error:
         raise UsageError(
@@ -102,7 +103,7 @@ def convert(
 
 
 def _key(folder: ModelFolder, backend: str) -> str:
-    """Name of the cache entry: the model and everything that the conversion and its check depend on."""
+    """Name the cache entry by the model and everything that the conversion and its check depend on."""
     parts = [str(REVISION)]
     for package in ("paddle2onnx", "paddlepaddle", "paddlepaddle-gpu", backend):
         try:
@@ -115,7 +116,7 @@ def _key(folder: ModelFolder, backend: str) -> str:
 def _convert_and_check(
     folder: ModelFolder, graph: Path, make: MakePredictor, make_reference: Callable[[], Predictor]
 ) -> dict[str, object]:
-    """Converts, checks, and tries again with a fresh process; leaves ``graph`` behind only if it agrees."""
+    """Convert, check, and try again with a fresh process; leave ``graph`` behind only if it agrees."""
     log.info("converting %s to ONNX and checking the result against Paddle", folder.model_name)
     images, sizes = sample_pictures(folder.preprocess)
     reference: list[NDArray[np.float32]] | None = None
@@ -142,7 +143,7 @@ def _convert_and_check(
 
 
 def agreement_of(reference: list[NDArray[np.float32]], found: list[NDArray[np.float32]], keep_top_k: int) -> Agreement:
-    """Compares raw boxes of several pictures within the tolerances for converted graphs."""
+    """Compare raw boxes of several pictures within the tolerances for converted graphs."""
     total = Agreement()
     for expected, boxes in zip(reference, found, strict=True):
         total += compare(
@@ -157,7 +158,7 @@ def agreement_of(reference: list[NDArray[np.float32]], found: list[NDArray[np.fl
 
 
 def run_paddle2onnx(folder: ModelFolder, graph: Path) -> str | None:
-    """Converts in a process of its own, which may crash; returns why it failed, or None."""
+    """Convert in a process of its own, which may crash; return why it failed, or None."""
     arguments = [str(path.resolve()) for path in (folder.program, folder.params)] + [str(graph.resolve())]
     try:
         done = subprocess.run(  # noqa: S603 - our own code on files given as arguments
@@ -179,17 +180,17 @@ def run_paddle2onnx(folder: ModelFolder, graph: Path) -> str | None:
 
 
 def sample_pictures(preprocess: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Made-up pictures to check on: a gradient with noise under few, many and very many rectangles.
+    """Draw made-up pictures to check on: a gradient with noise under few, many and very many rectangles.
 
     Returns:
         uint8 [3, H, W, 3] and int32 [3, 2], original heights and widths.
     """
     rng = np.random.default_rng(2026)
-    height, width = preprocess.height, preprocess.width
+    height, width, _ = preprocess.shape
     slope = np.linspace(40, 180, width)[None, :, None] + np.linspace(-30, 30, height)[:, None, None]
     images = []
     for count in (8, 80, 600):
-        image = slope + rng.normal(0, 12, (height, width, 3))
+        image = slope + rng.normal(0, 12, preprocess.shape)
         for _ in range(count):
             h, w = rng.integers(3, max(4, min(height, width) // 12), 2)
             y, x = rng.integers(0, height - h), rng.integers(0, width - w)
@@ -197,9 +198,3 @@ def sample_pictures(preprocess: Preprocess) -> tuple[NDArray[np.uint8], NDArray[
             image[y + h // 3 : y + h // 2 + 1, x : x + w] *= 0.5
         images.append(image.clip(0, 255).astype(np.uint8))
     return np.stack(images), np.array([[540, 960], [1080, 1920], [1500, 1000]], np.int32)
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

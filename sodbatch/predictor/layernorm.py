@@ -15,8 +15,8 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 
-def repair_layer_norm(graph: Path, program: Path) -> int:
-    """Writes the epsilons of a Paddle program into the ONNX file made from it, where they differ.
+def repair_layer_norm(graph: Path, program: Path) -> None:
+    """Write the epsilons of a Paddle program into the ONNX file made from it, where they differ.
 
     Only if the program is in JSON, all its LayerNorms have one epsilon, and the ONNX file has
     exactly as many square roots of a sum with a constant as the program has LayerNorms.
@@ -24,16 +24,13 @@ def repair_layer_norm(graph: Path, program: Path) -> int:
     Args:
         graph: The ONNX file, rewritten in place if anything differs.
         program: The Paddle program.
-
-    Returns:
-        How many epsilons were put right.
     """
     import onnx
     from onnx import numpy_helper
 
     epsilons = _epsilons(program)
     if len(set(epsilons)) != 1:
-        return 0
+        return
     model = onnx.load(str(graph))
     sums = {node.output[0]: node for node in model.graph.node if node.op_type == "Add"}
     roots = [node for node in model.graph.node if node.op_type == "Sqrt" and node.input[0] in sums]
@@ -41,7 +38,7 @@ def repair_layer_norm(graph: Path, program: Path) -> int:
     tensors |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
     constants = [tensors[name] for root in roots for name in sums[root.input[0]].input if name in tensors]
     if len(constants) != len(epsilons):
-        return 0
+        return
     epsilon = np.float32(epsilons[0])
     wrong = [tensor for tensor in constants if not np.all(numpy_helper.to_array(tensor) == epsilon)]
     for tensor in wrong:
@@ -50,7 +47,6 @@ def repair_layer_norm(graph: Path, program: Path) -> int:
     if wrong:
         log.warning("put right %d of %d LayerNorm epsilons after paddle2onnx", len(wrong), len(constants))
         onnx.save(model, str(graph))
-    return len(wrong)
 
 
 def _epsilons(program: Path) -> list[float]:

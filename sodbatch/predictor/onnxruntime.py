@@ -94,7 +94,7 @@ def _providers(device: str, precision: str, tensorrt: bool) -> list[tuple[str, d
 
 
 def with_score_floor(graph: Path, score_floor: float) -> bytes:
-    """The ONNX graph with the score threshold of its NMS raised to ``score_floor``; it is never lowered."""
+    """Return the ONNX graph with the score threshold of its NMS raised to ``score_floor``; it is never lowered."""
     import onnx
     from onnx import numpy_helper
 

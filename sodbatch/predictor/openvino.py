@@ -71,7 +71,7 @@ def _keep_boxes(request: Any, slot: tuple[list[NDArray[np.float32]], int]) -> No
 
 
 def raise_score_threshold(model: Any, score_floor: float) -> None:
-    """Raises the score threshold of the model's NMS to ``score_floor``; it is never lowered."""
+    """Raise the score threshold of the model's NMS to ``score_floor``; it is never lowered."""
     from openvino import opset13 as opset
 
     for node in model.get_ops():
@@ -82,7 +82,7 @@ def raise_score_threshold(model: Any, score_floor: float) -> None:
 
 
 def take_uint8_nhwc(model: Any, preprocess: Preprocess) -> Any:
-    """Makes the model's ``image`` uint8 [1, H, W, 3] RGB, with the normalisation inside."""
+    """Make the model's ``image`` uint8 [1, H, W, 3] RGB, with the normalisation inside."""
     from openvino import Layout, Type
     from openvino.preprocess import PrePostProcessor
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sodbatch.errors import UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor.base import usable_cpus
+from sodbatch.predictor.tensorrt import tensorrt_engines
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,14 @@ class PaddlePredictor:
         with program_with_floor(folder.program, score_floor) as program:
             if device == "cpu":
                 with _native_output_to_stderr():
-                    self._create_cpu(program, folder.params, threads or usable_cpus())
+                    self._create_on_cpu(program, folder.params, threads or usable_cpus())
                 return
             gpu = int(device.partition(":")[2] or 0)
             _require_gpu(gpu)
             if tensorrt:
-                from sodbatch.predictor.tensorrt import create_tensorrt
-
                 self.name = f"paddle-tensorrt-{precision}"
-                self._predictor = create_tensorrt(program, folder.params, folder.preprocess, gpu, precision, batch_size)
+                with tensorrt_engines(program, folder.params, folder.preprocess, precision, batch_size) as engines:
+                    self._predictor = _create_gpu(*engines, gpu, "fp32")  # the engines have their precision inside
             else:
                 self.name = f"paddle-gpu-{precision}"
                 self._predictor = _create_gpu(program, folder.params, gpu, precision)
@@ -99,12 +99,12 @@ class PaddlePredictor:
         )
         return np.split(boxes.reshape(-1, 6), np.cumsum(counts)[:-1])
 
-    def _create_cpu(self, program: Path, params: Path, threads: int) -> None:
+    def _create_on_cpu(self, program: Path, params: Path, threads: int) -> None:
         self.name = "paddle-cpu"
-        shape = (1, self._preprocess.height, self._preprocess.width, 3)
+        shape = self._preprocess.shape
         try:
             self._predictor = _create_cpu(program, params, threads, onednn=True)
-            self._run(np.zeros(shape, np.uint8), np.array([shape[1:3]], np.int32))
+            self._run(np.zeros((1, *shape), np.uint8), np.array([shape[:2]], np.int32))
         except Exception as error:  # Paddle raises many kinds here, NotImplementedError among them
             lines = [line for line in str(error).splitlines() if line.strip()]
             log.warning(
@@ -127,12 +127,12 @@ def _create_cpu(program: Path, params: Path, threads: int, *, onednn: bool) -> A
         config.set_mkldnn_cache_capacity(ONEDNN_CACHED_SHAPES)
     else:
         config.disable_mkldnn()
-    return inference.create_predictor(common_options(config))
+    return inference.create_predictor(_common_options(config))
 
 
 @contextmanager
 def _native_output_to_stderr() -> Iterator[None]:
-    """Keeps what Paddle's passes print (a line for each ReduceMean) out of standard output."""
+    """Keep what Paddle's passes print (a line for each ReduceMean) out of standard output."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
@@ -165,11 +165,11 @@ def _create_gpu(program: Path, params: Path, gpu: int, precision: str) -> Any:
     config.exp_disable_mixed_precision_ops({"feed", "fetch"})
     half = inference.PrecisionType.Half
     config.enable_use_gpu(GPU_MEMORY_POOL_MB, gpu, half if precision == "fp16" else inference.PrecisionType.Float32)
-    return inference.create_predictor(common_options(config))
+    return inference.create_predictor(_common_options(config))
 
 
-def common_options(config: Any) -> Any:
-    """Sets on a ``paddle.inference.Config`` what every device takes, as PaddleX does."""
+def _common_options(config: Any) -> Any:
+    """Set on a ``paddle.inference.Config`` what every device takes, as PaddleX does."""
     config.enable_new_ir(True)
     config.enable_new_executor()
     config.set_optimization_level(3)
@@ -186,7 +186,7 @@ def _paddle_version() -> str:
 
 @contextmanager
 def program_with_floor(program: Path, score_floor: float) -> Iterator[Path]:
-    """A program whose NMS drops boxes scoring ``score_floor`` or less, as a file for as long as it is loaded.
+    """Yield a program whose NMS drops boxes scoring ``score_floor`` or less, as a file for as long as it is loaded.
 
     Greedy NMS takes boxes by descending score, so a box under the floor never suppresses one
     over it: what scores higher comes out the same. The graph's own score threshold is never

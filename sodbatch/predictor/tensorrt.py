@@ -6,8 +6,9 @@ Follows ``paddle.tensorrt.export`` of Paddle's GPU wheels as PaddleX 3.7.2 calls
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +17,25 @@ from sodbatch.errors import UsageError
 from sodbatch.preprocess import Preprocess
 
 
-def create_tensorrt(
-    program: Path, params: Path, preprocess: Preprocess, gpu: int, precision: str, batch_size: int
-) -> Any:
-    """Builds the engines for batches of 1 to ``batch_size`` and returns a ``paddle.inference`` predictor.
+@contextmanager
+def tensorrt_engines(
+    program: Path, params: Path, preprocess: Preprocess, precision: str, batch_size: int
+) -> Iterator[tuple[Path, Path]]:
+    """Build the engines for batches of 1 to ``batch_size``.
 
     Args:
         program: The graph, in JSON.
         params: Its parameters.
         preprocess: Gives the input's height and width.
-        gpu: Index of the GPU.
         precision: ``"fp32"`` or ``"fp16"``.
         batch_size: The most pictures that run together.
+
+    Yields:
+        A program that calls the engines and its parameters, as files for as long as they are loaded.
 
     Raises:
         UsageError: If this Paddle has no TensorRT, or the program is an older ``.pdmodel``.
     """
-    from paddle import inference
-
-    from sodbatch.predictor.paddle import GPU_MEMORY_POOL_MB, common_options
-
     try:
         from paddle.tensorrt.export import Input, PrecisionMode, TensorRTConfig, convert
     except ImportError as error:
@@ -58,7 +58,4 @@ def create_tensorrt(
         settings.precision_mode = PrecisionMode.FP16 if precision == "fp16" else PrecisionMode.FP32
         settings.save_model_dir = str(Path(folder) / "engine")
         convert(str(prefix), settings)
-        config = inference.Config(f"{settings.save_model_dir}.json", f"{settings.save_model_dir}.pdiparams")
-        config.exp_disable_mixed_precision_ops({"feed", "fetch"})
-        config.enable_use_gpu(GPU_MEMORY_POOL_MB, gpu)
-        return inference.create_predictor(common_options(config))
+        yield Path(f"{settings.save_model_dir}.json"), Path(f"{settings.save_model_dir}.pdiparams")

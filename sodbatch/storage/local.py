@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import IO
 
 from sodbatch.storage.errors import NotAFileError, TooLargeError
 from sodbatch.storage.info import FileInfo
@@ -30,7 +31,7 @@ def read(path: str, max_bytes: int | None = None) -> bytes:
         return file.readall() if max_bytes is None else _read_at_most(file, max_bytes)
 
 
-def _read_at_most(file, max_bytes: int) -> bytes:  # type: ignore[no-untyped-def]
+def _read_at_most(file: IO[bytes], max_bytes: int) -> bytes:
     """Read a file that may grow while it is read (or that says size 0, as those of /proc)."""
     chunks, total = [], 0
     while chunk := file.read(min(max_bytes + 1 - total, 1 << 24)):
