@@ -230,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     warnings.filterwarnings("ignore", category=UserWarning, module=r"paddle\.")  # about compilers and its own layers
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ side: errors only
-    logging.basicConfig(level=logging.WARNING, format="sodbatch: %(message)s", stream=sys.stderr)
+    logs = logging.StreamHandler(sys.stderr)
+    logs.setFormatter(_Redacting("sodbatch: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[logs])
     try:
         return app(args=arguments, prog_name="sodbatch", standalone_mode=False) or 0
     except UsageError as error:
@@ -241,8 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors, which typer keeps to itself
-            error.show()
-            return EXIT_USAGE
+            say = getattr(error, "format_message", None)
+            message = say() if say else str(error)  # empty where the help has been shown instead
+            return _fail(f"{message}\nTry 'sodbatch --help' for help." if message else "", EXIT_USAGE)
         if os.environ.get("SODBATCH_DEBUG") == "1":
             sys.stderr.write(_redact(traceback.format_exc()))
             return EXIT_FAILED
@@ -253,6 +256,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """Run the command line and end the process with its exit code."""
     sys.exit(main())
+
+
+class _Redacting(logging.Formatter):
+    """Shows no secrets in any library's log either."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _redact(super().format(record))
 
 
 def _fail(message: str, code: int) -> int:

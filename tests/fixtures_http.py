@@ -20,7 +20,8 @@ class HttpServer:
     N requests and then :data:`BODY`; ``/stall`` never ends its body; ``/trickle`` sends it byte by byte; ``/short``
     cuts it off; ``/reset`` closes the connection without an answer; ``/large`` announces 10 GB; ``/endless``
     announces nothing and does not stop; ``/empty`` has 0 bytes; ``/redirect`` leads to ``/ok``; ``/auth`` wants
-    ``user:pass``.
+    ``user:pass``; ``/headers`` never ends its headers; ``/circle`` redirects to itself, each time a little later;
+    ``/phrase`` is a 404 with a reason phrase of its own; ``/malformed`` has a header that is none.
     """
 
     def __init__(self) -> None:
@@ -84,6 +85,25 @@ class HttpServer:
 
     def _redirect(self, request: BaseHTTPRequestHandler) -> None:
         self._send(request, 302, b"", Location="/ok")
+
+    def _headers(self, request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        while not self.stopped.wait(0.05):
+            request.send_header("X-More", "x")
+            request.flush_headers()
+
+    def _circle(self, request: BaseHTTPRequestHandler) -> None:
+        self.stopped.wait(0.1)
+        self._send(request, 302, b"", Location="/circle")
+
+    def _phrase(self, request: BaseHTTPRequestHandler) -> None:
+        request.send_response(404, "token hunter2")
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    def _malformed(self, request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 2\r\n\r\nok")
+        request.close_connection = True
 
     def _auth(self, request: BaseHTTPRequestHandler) -> None:
         allowed = request.headers.get("Authorization") == "Basic dXNlcjpwYXNz"

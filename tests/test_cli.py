@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -125,7 +126,19 @@ def test_wrong_configuration_is_one_line_and_nothing_starts(job: Job, capsys: py
 @pytest.mark.parametrize("arguments", [["predict", "--nope"], ["nope"], ["show"], ["predict", "--input"]])
 def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert "Error: " in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert shown.startswith("sodbatch: ") and shown.endswith("sodbatch: Try 'sodbatch --help' for help.\n")
+
+
+def test_neither_wrong_usage_nor_a_log_shows_credentials(
+    job: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    assert main(["predict", "https://bob:hunter2@host/a.jpg"]) == 2
+    logging.getLogger("a.library").warning("url=%s", "https://host/a.jpg?X-Amz-Signature=hunter3")
+    shown = capsys.readouterr().err
+    assert shown.count("host/a.jpg") == 2
+    assert "hunter" not in shown
 
 
 def test_run_takes_paddlex_command_lines(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,10 +387,19 @@ def test_http_errors(http_server: HttpServer, storage: Storage, path: str, error
     assert type(caught.value) is error
 
 
-@pytest.mark.parametrize("path", ["/stall", "/trickle"])
+@pytest.mark.parametrize("path", ["/stall", "/trickle", "/headers", "/circle"])
 def test_http_time_out_bounds_the_whole(http_server: HttpServer, path: str) -> None:
     with pytest.raises(TimeoutError):
         Storage(S3Section(), FetchSection(timeout_s=0.3)).read_bytes(http_server.url + path)
+
+
+def test_what_an_http_server_says_is_not_repeated(
+    http_server: HttpServer, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(FileNotFoundError, match="^HTTP 404 Not Found$"):
+        storage.read_bytes(f"{http_server.url}/phrase")
+    assert storage.read_bytes(f"{http_server.url}/malformed?X-Amz-Signature=hunter2")[-2:] == b"ok"
+    assert "hunter2" not in caplog.text
 
 
 # --- S3

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
+import logging
 import threading
 import time
 
 import requests
 import urllib3
 
+from sodbatch.storage.deadline import DeadlineAdapter
 from sodbatch.storage.errors import TooLargeError, TransientError
 
 _CHUNK = 1 << 16
 _TRANSIENT_STATUS = (408, 425, 429)
 _per_thread = threading.local()
+
+# Its warnings show URLs whole, presigned ones too; what matters of them is in the row's error.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def get(url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
@@ -20,7 +26,7 @@ def get(url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
 
     Args:
         url: May carry ``user:password@``; proxies come from the environment.
-        timeout_s: Bound on connecting, on each wait for bytes, and on the whole.
+        timeout_s: Bound on the whole: connecting, redirects, headers and body.
         max_bytes: Refused by Content-Length before the body is read, else when it is passed.
 
     Raises:
@@ -31,8 +37,8 @@ def get(url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
     """
     deadline = time.monotonic() + timeout_s
     try:
-        with _session().get(url, timeout=timeout_s, stream=True) as response:
-            _check_status(response.status_code, response.reason)
+        with _session(deadline).get(url, stream=True) as response:
+            _check_status(response.status_code)
             length = response.headers.get("Content-Length", "")
             if max_bytes is not None and length.isdecimal() and int(length) > max_bytes:
                 raise TooLargeError(f"{length} bytes, more than the limit of {max_bytes}")
@@ -50,25 +56,33 @@ def get(url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
 def exists(url: str, timeout_s: float) -> bool:
     """Tell whether a URL answers with a success."""
     try:
-        with _session().get(url, timeout=timeout_s, stream=True) as response:
+        with _session(time.monotonic() + timeout_s).get(url, stream=True) as response:
             return bool(response.ok)
     except requests.RequestException:
         return False
 
 
-def _session() -> requests.Session:
-    """Return this thread's session: connections are reused, and none is shared between threads."""
+def _session(deadline: float) -> requests.Session:
+    """Return this thread's session: connections are reused, and none is shared between threads.
+
+    Args:
+        deadline: Of the next request, in the time of ``time.monotonic``.
+    """
     session = getattr(_per_thread, "session", None)
     if session is None:
         session = _per_thread.session = requests.Session()
         session.headers.update({"User-Agent": "sodbatch", "Accept-Encoding": "identity"})
+        _per_thread.adapter = DeadlineAdapter()
+        session.mount("http://", _per_thread.adapter)
+        session.mount("https://", _per_thread.adapter)
+    _per_thread.adapter.deadline = deadline
     return session
 
 
-def _check_status(status: int, reason: str | None) -> None:
+def _check_status(status: int) -> None:
     if status < 300:
         return
-    text = f"HTTP {status} {reason or ''}".strip()
+    text = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
     if status in (404, 410):
         raise FileNotFoundError(text)
     if status in (401, 403, 407):
