@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from sodbatch.errors import UsageError
 from sodbatch.model.folder import ModelFolder
 from sodbatch.predictor.base import Predictor
+from sodbatch.preprocess import Preprocess
 
 __all__ = ["Predictor", "check_choice", "create_predictor"]
 
@@ -27,7 +29,7 @@ def create_predictor(
     tensorrt: bool = False,
     batch_size: int = 1,
 ) -> tuple[Predictor, str]:
-    """Loads a model for inference.
+    """Load a model for inference.
 
     Args:
         folder: The model.
@@ -51,58 +53,77 @@ def create_predictor(
     """
     check_choice(backend=backend, device=device, threads=threads, precision=precision, tensorrt=tensorrt)
 
-    def paddle(floor: float = score_floor) -> Predictor:
-        from sodbatch.predictor.paddle import PaddlePredictor
-
-        _require("paddle", "paddlepaddle")
-        return PaddlePredictor(
-            folder,
-            device=device,
-            threads=threads,
-            score_floor=floor,
-            precision=precision,
-            tensorrt=tensorrt,
-            batch_size=batch_size,
-        )
-
-    def converted(graph: Path, floor: float) -> Predictor:
-        if chosen == "openvino":
-            from sodbatch.predictor.openvino import OpenVINOPredictor
-
-            return OpenVINOPredictor(graph, folder.preprocess, threads=threads, streams=streams, score_floor=floor)
-        from sodbatch.predictor.onnxruntime import ONNXRuntimePredictor
-
-        return ONNXRuntimePredictor(
-            graph,
-            folder.preprocess,
-            device=device,
-            threads=threads,
-            streams=streams,
-            score_floor=floor,
-            precision=precision,
-            tensorrt=tensorrt,
-        )
-
+    options = _Options(device, threads, streams, precision, tensorrt, batch_size)
     chosen, why = _choose(backend, device)
     if chosen == "paddle":
-        predictor = paddle()
+        predictor = _paddle(folder, score_floor, options)
         return predictor, f"{predictor.name}: {why}"
     _require(chosen, chosen)
 
     from sodbatch.predictor.conversion import convert
 
-    conversion = convert(folder, chosen, lambda graph: converted(graph, 0.0), lambda: paddle(0.0))
+    conversion = convert(
+        folder,
+        chosen,
+        lambda graph: _converted(chosen, graph, folder.preprocess, 0.0, options),
+        lambda: _paddle(folder, 0.0, options),
+    )
     if conversion.graph is None:
-        predictor = paddle()
+        predictor = _paddle(folder, score_floor, options)
         reason = f"{predictor.name}: not {chosen}, because {conversion.reason}"
         log.warning(reason)
         return predictor, reason
-    predictor = converted(conversion.graph, score_floor)
+    predictor = _converted(chosen, conversion.graph, folder.preprocess, score_floor, options)
     return predictor, f"{predictor.name}: {why}; {conversion.reason}"
 
 
+@dataclass(frozen=True)
+class _Options:
+    device: str
+    threads: int | None
+    streams: int | None
+    precision: str
+    tensorrt: bool
+    batch_size: int
+
+
+def _paddle(folder: ModelFolder, score_floor: float, options: _Options) -> Predictor:
+    from sodbatch.predictor.paddle import PaddlePredictor
+
+    _require("paddle", "paddlepaddle")
+    return PaddlePredictor(
+        folder,
+        device=options.device,
+        threads=options.threads,
+        score_floor=score_floor,
+        precision=options.precision,
+        tensorrt=options.tensorrt,
+        batch_size=options.batch_size,
+    )
+
+
+def _converted(backend: str, graph: Path, preprocess: Preprocess, score_floor: float, options: _Options) -> Predictor:
+    threads, streams = options.threads, options.streams
+    if backend == "openvino":
+        from sodbatch.predictor.openvino import OpenVINOPredictor
+
+        return OpenVINOPredictor(graph, preprocess, threads=threads, streams=streams, score_floor=score_floor)
+    from sodbatch.predictor.onnxruntime import ONNXRuntimePredictor
+
+    return ONNXRuntimePredictor(
+        graph,
+        preprocess,
+        device=options.device,
+        threads=threads,
+        streams=streams,
+        score_floor=score_floor,
+        precision=options.precision,
+        tensorrt=options.tensorrt,
+    )
+
+
 def check_choice(*, backend: str, device: str, threads: int | None, precision: str, tensorrt: bool) -> None:
-    """Refuses what :func:`create_predictor` cannot make, before anything is loaded.
+    """Refuse what :func:`create_predictor` cannot make, before anything is loaded.
 
     Raises:
         UsageError: Naming the argument and what is allowed.
