@@ -22,7 +22,8 @@ from sodbatch.config import FetchSection
 from sodbatch.errors import UsageError
 from sodbatch.manifest import Manifest, open_manifest
 from sodbatch.manifest.pictures import literal_folder
-from sodbatch.storage import Storage, identity
+from sodbatch.storage import Storage
+from sodbatch.storage.uris import identity
 from sodbatch.tables import RESERVED_COLUMNS
 
 STORAGE = Storage()

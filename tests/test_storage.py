@@ -30,10 +30,10 @@ from sodbatch.storage import (
     TransientError,
     display_column,
     display_uri,
-    identity,
     identity_column,
     redact,
 )
+from sodbatch.storage.uris import identity
 
 QUICK = FetchSection(timeout_s=5, retries=0)
 
@@ -479,8 +479,9 @@ def test_s3_time_out(http_server: HttpServer, s3_bucket: S3Bucket) -> None:
 
 
 def test_an_s3_write_is_tried_again_but_not_for_ever(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sodbatch.storage.retry._PAUSE_S", 0)
-    storage = Storage(s3_bucket.section, FetchSection(retries=2))
+    pauses: list[float] = []
+    monkeypatch.setattr("sodbatch.storage.retry.time.sleep", pauses.append)
+    storage = Storage(s3_bucket.section, FetchSection(retries=2, backoff_s=0.25))
     put = s3fs.S3FileSystem.pipe_file
     failures = [OSError(errno.EIO, "Connection was closed")]
     failures[0].__cause__ = ClientError({"Error": {"Code": "SlowDown"}}, "PutObject")
@@ -494,6 +495,7 @@ def test_an_s3_write_is_tried_again_but_not_for_ever(s3_bucket: S3Bucket, monkey
 
     monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", flaky)
     storage.write_atomic(f"{s3_bucket.url}/a", b"data")
+    assert pauses == [0.25, 0.5]
     assert s3_bucket.get("a") == b"data"
     left[0] = 3
     with pytest.raises(TransientError, match="SlowDown"):

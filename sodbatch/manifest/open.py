@@ -9,7 +9,7 @@ from sodbatch.manifest.parquet import ParquetManifest, list_parts
 from sodbatch.manifest.pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
 from sodbatch.manifest.rows import Reader, cannot_read
 from sodbatch.manifest.text import CsvManifest, JsonlManifest, TxtManifest
-from sodbatch.storage import Storage, display_uri, local_path, local_source, scheme
+from sodbatch.storage import Storage, display_uri, is_http, local_path, local_source
 
 MANIFESTS = ("txt", "csv", "jsonl", "parquet", "json")
 """Suffixes of files that list pictures."""
@@ -39,12 +39,12 @@ def _open(source: str, storage: Storage, path_column: str | None, with_etag: boo
     url = local_source(path) if path is not None else source
     kind = suffix(display_uri(source))
     exists = os.path.lexists(path) if path is not None else None
-    if has_magic(source) and not exists and scheme(source) not in ("http", "https"):
+    if has_magic(source) and not exists and not is_http(source):
         if path is None and storage.exists(url):
             return PictureList([url])
         return PictureTree(url, storage, with_etag, is_glob=True)
     if kind in MANIFESTS and not (path is not None and os.path.isdir(path)):
-        if kind == "parquet" and path is None and scheme(source) not in ("http", "https") and storage.isdir(url):
+        if kind == "parquet" and path is None and not is_http(source) and storage.isdir(url):
             return _open_folder(url, storage, path_column, with_etag)
         return _open_file(url, kind, storage, path_column)
     if path is not None:
@@ -53,7 +53,7 @@ def _open(source: str, storage: Storage, path_column: str | None, with_etag: boo
         if not exists:
             raise FileNotFoundError(source)
         return PictureList([url])
-    if scheme(source) in ("http", "https") or (kind in SUFFIXES and (not check or storage.exists(url))):
+    if is_http(source) or (kind in SUFFIXES and (not check or storage.exists(url))):
         return PictureList([url])
     if kind not in SUFFIXES and storage.isdir(url):
         return _open_folder(url, storage, path_column, with_etag)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from sodbatch.manifest.rows import SOURCE_SCHEMA
-from sodbatch.storage import FileInfo, Storage, display_column, display_uri, local_path, local_source, scheme
+from sodbatch.storage import FileInfo, Storage, display_column, display_uri, is_s3, local_path, local_source
 from sodbatch.storage.local import any_file, walk
 from sodbatch.storage.uris import split_version
 
@@ -104,7 +104,7 @@ class PictureTree:
 
     def _listing(self) -> Iterator[FileInfo]:
         folder = literal_folder(self._url) if self._is_glob else self._url
-        if self._path is None and scheme(self._url) in ("s3", "s3a") and self._is_glob:
+        if self._path is None and is_s3(self._url) and self._is_glob:
             yield from self._storage.list_prefix(_literal(self._url))
         elif self._path is None or self._with_etag:
             yield from self._storage.list_files(folder)

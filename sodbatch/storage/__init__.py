@@ -6,12 +6,12 @@ from sodbatch.storage.store import Storage
 from sodbatch.storage.uris import (
     display_column,
     display_uri,
-    identity,
     identity_column,
+    is_http,
+    is_s3,
     local_path,
     local_source,
     redact,
-    scheme,
 )
 
 __all__ = [
@@ -22,10 +22,10 @@ __all__ = [
     "TransientError",
     "display_column",
     "display_uri",
-    "identity",
     "identity_column",
+    "is_http",
+    "is_s3",
     "local_path",
     "local_source",
     "redact",
-    "scheme",
 ]

@@ -6,18 +6,22 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from sodbatch.config import FetchSection
 from sodbatch.storage.errors import TransientError
 
 T = TypeVar("T")
 
-_PAUSE_S = 0.5
+_MAX_PAUSE_S = 30.0
 
 
-def with_retries(call: Callable[[], T], retries: int) -> T:
-    """Return what a call returns; after a TransientError or TimeoutError call again, with doubled pauses."""
-    for attempt in range(retries):
+def with_retries(call: Callable[[], T], fetch: FetchSection) -> T:
+    """Return what a call returns; after a TransientError or TimeoutError call again.
+
+    The pauses double from ``backoff_s`` to 30 seconds.
+    """
+    for attempt in range(fetch.retries):
         try:
             return call()
         except (TransientError, TimeoutError):
-            time.sleep(_PAUSE_S * 2**attempt)
+            time.sleep(min(fetch.backoff_s * 2**attempt, _MAX_PAUSE_S))
     return call()

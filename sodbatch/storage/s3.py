@@ -104,7 +104,7 @@ def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = No
         raise translate(error) from error
 
 
-def list_pages(filesystem: Any, url: str, retries: int, page_size: int = 1000) -> Iterator[list[dict[str, Any]]]:
+def list_pages(filesystem: Any, url: str, fetch: FetchSection, page_size: int = 1000) -> Iterator[list[dict[str, Any]]]:
     """Yield the objects whose key starts as ``url`` does, a page at a time, in the store's order.
 
     AWS lists in the order of the keys; some other stores list folder by folder.
@@ -121,7 +121,7 @@ def list_pages(filesystem: Any, url: str, retries: int, page_size: int = 1000) -
             raise translate(error) from error
 
     while True:
-        page = with_retries(ask, retries)
+        page = with_retries(ask, fetch)
         yield page.get("Contents", [])
         if not page.get("IsTruncated"):
             return

@@ -18,7 +18,7 @@ from sodbatch.storage import http, local, s3
 from sodbatch.storage.errors import TooLargeError
 from sodbatch.storage.info import FileInfo
 from sodbatch.storage.retry import with_retries
-from sodbatch.storage.uris import display_uri, exact_s3, local_path, local_source, redact, scheme
+from sodbatch.storage.uris import display_uri, exact_s3, is_http, is_s3, local_path, local_source, redact
 
 
 class Storage:
@@ -47,13 +47,13 @@ class Storage:
             TooLargeError: More than ``max_bytes``; by its size before it is read, wherever that is known.
             TransientError: Something that may pass.
         """
-        path, kind = local_path(url), scheme(url)
+        path = local_path(url)
         if path is not None:
             return local.read(path, max_bytes)
-        if kind in ("http", "https"):
+        if is_http(url):
             return http.get(url, self.fetch_section.timeout_s, max_bytes)
         filesystem, path = self._at(url)
-        if kind in ("s3", "s3a"):
+        if is_s3(url):
             return s3.read(filesystem, url, self.fetch_section.timeout_s, max_bytes)
         size = filesystem.size(path)
         if max_bytes is not None and size is not None and size > max_bytes:
@@ -75,14 +75,14 @@ class Storage:
             with _plain_errors(url):
                 filesystem.pipe_file(path, data)
 
-        with_retries(put, self.fetch_section.retries)
+        with_retries(put, self.fetch_section)
 
     def open(self, url: str, mode: str = "rb") -> IO[Any]:
         """Open a file for binary reading or writing; ``http(s)://`` is read whole into memory first."""
         path = local_path(url)
         if path is not None:
             return open(path, mode)
-        if scheme(url) in ("http", "https"):
+        if is_http(url):
             return io.BytesIO(self.read_bytes(url))
         filesystem, path = self._at(url)
         with _plain_errors(url):
@@ -97,7 +97,7 @@ class Storage:
         path = local_path(url)
         if path is not None:
             yield from local.list_files(path)
-        elif scheme(url) in ("s3", "s3a"):
+        elif is_s3(url):
             yield from self._list_s3(url.rstrip("/") + "/")
         else:
             filesystem, path = self._at(url)
@@ -114,7 +114,7 @@ class Storage:
         path = local_path(url)
         if path is not None:
             return os.path.exists(path)
-        if scheme(url) in ("http", "https"):
+        if is_http(url):
             return http.exists(url, self.fetch_section.timeout_s)
         filesystem, path = self._at(url)
         try:
@@ -129,10 +129,10 @@ class Storage:
         path = local_path(url)
         if path is not None:
             return os.path.isdir(path)
-        if scheme(url) in ("http", "https"):
+        if is_http(url):
             return False
-        if scheme(url) in ("s3", "s3a"):
-            return bool(next(s3.list_pages(self._s3(), url.rstrip("/") + "/", self.fetch_section.retries, page_size=1)))
+        if is_s3(url):
+            return bool(next(s3.list_pages(self._s3(), url.rstrip("/") + "/", self.fetch_section, page_size=1)))
         filesystem, path = self._at(url)
         return bool(filesystem.isdir(path))
 
@@ -181,14 +181,14 @@ class Storage:
 
     def _list_s3(self, url: str) -> Iterator[FileInfo]:
         bucket = s3.split(url)[0]
-        for page in s3.list_pages(self._s3(), url, self.fetch_section.retries):
+        for page in s3.list_pages(self._s3(), url, self.fetch_section):
             for item in page:
                 if not item["Key"].endswith("/"):
                     yield FileInfo(exact_s3(bucket, item["Key"]), item["Size"], _etag(item))
 
     def _at(self, url: str) -> tuple[Any, str]:
         """Return the file system of a URL, this process's own, and the path in it."""
-        if scheme(url) in ("s3", "s3a"):
+        if is_s3(url):
             bucket, key, version = s3.split(url)
             return self._s3(), f"{bucket}/{key}" + (f"?versionId={version}" if version else "")
         try:
@@ -210,7 +210,7 @@ def _plain_errors(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if scheme(url) in ("s3", "s3a"):
+        if is_s3(url):
             raise s3.translate(error) from error
         raise
 
@@ -230,7 +230,7 @@ def _etag(info: dict[str, Any]) -> str | None:
 
 
 def _reason(url: str, error: Exception) -> str:
-    if scheme(url) in ("s3", "s3a"):
+    if is_s3(url):
         bucket = s3.split(url)[0]
         if isinstance(error, FileNotFoundError):
             return f"the bucket {bucket} does not exist"

@@ -110,6 +110,11 @@ def is_http(source: str) -> bool:
     return scheme(source) in ("http", "https")
 
 
+def is_s3(source: str) -> bool:
+    """Tell whether a source is on S3; ``s3a://`` is Hadoop's name for it."""
+    return scheme(source) in ("s3", "s3a")
+
+
 def without_userinfo(text: str) -> str:
     """Take secrets before a host out of each URL of a text; ``name@`` alone stays but for http(s) and s3.
 
@@ -148,10 +153,10 @@ def _display_link(link: str) -> str:
     if not name:
         return link
     rest = without_userinfo(name + link[len(name) :])[len(name) :]
-    if name in ("http", "https"):
+    if is_http(link):
         return name + re.split(r"[?#]", rest, maxsplit=1)[0]
     rest = _SIGNED_QUERY.sub("", rest)
-    if name in ("s3", "s3a"):
+    if is_s3(link):
         return "s3" + split_version(rest)[0]
     return name + rest
 
@@ -180,7 +185,7 @@ def identity(source: str) -> str:
 
 def _identity_link(link: str) -> str:
     shown = _display_link(link)
-    if scheme(link) in ("s3", "s3a"):
+    if is_s3(link):
         version = split_version(_SIGNED_QUERY.sub("", link))[1]
         return shown if version is None else shown + _VERSION + version
     if not is_http(link):
