@@ -1,4 +1,7 @@
-"""The main job for ``ray job submit -- python jobs/predict.py ...``; takes the options of ``sodbatch predict``."""
+"""The main job on a cluster; takes the options of ``sodbatch predict``.
+
+ray job submit --address http://127.0.0.1:8265 --working-dir jobs -- python predict.py ...
+"""
 
 import sys
 
