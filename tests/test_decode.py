@@ -344,6 +344,14 @@ def test_a_tiff_of_one_page_is_page_0_of_1(compression: str) -> None:
     np.testing.assert_array_equal(page.image, RGB[..., ::-1])
 
 
+def test_only_our_limit_bounds_a_tiff_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    height, width = RGB.shape[:2]
+    assert error_of(encode("TIFF"), LimitsSection(max_pixels=height * width - 1)).error_class is ErrorClass.TOO_LARGE
+    assert len(pages_of(encode("TIFF"), LimitsSection(max_pixels=height * width))) == 1
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 def test_skipped_pages_are_not_yielded() -> None:
     assert [page.page_index for page in pages_of(multipage_tiff(), skip=(0, 2))] == [1, 3]
     assert pages_of(multipage_tiff(), skip=(0, 1, 2, 3)) == []

@@ -345,9 +345,63 @@ def test_columns_that_the_tables_have_themselves_are_renamed(tmp_path: Path) -> 
     assert not set(manifest.passthrough.names) & RESERVED_COLUMNS
 
 
+def test_a_renamed_column_takes_a_name_that_is_free(tmp_path: Path) -> None:
+    manifest = open_manifest(write(tmp_path / "m.csv", "path,width,manifest_width\n/a,1,2\n"), STORAGE)
+    assert manifest.passthrough.names == ["manifest_width_2", "manifest_width"]
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="two columns that would be called 'manifest_width'"):
-        open_manifest(write(tmp_path / "m.csv", "path,width,manifest_width\n/a,1,2\n"), STORAGE)
+    with pytest.raises(UsageError, match="two columns that would be called 'a'"):
+        open_manifest(write(tmp_path / "m.csv", "path,a,a\n/a,1,2\n"), STORAGE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"path": "/\\ud800.jpg"}', '{"path": "/b", "n": ["\\udfff"]}', '{"path": ' + "[" * 100_000 + "]" * 100_000 + "}"],
+    ids=["path", "value", "deep"],
+)
+def test_what_is_no_text_or_too_deep_is_named_by_its_line(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "m.jsonl", '{"path": "/a \\ud83d\\ude00", "n": null}\n' + line + "\n")
+    with pytest.raises(UsageError, match=r"m.jsonl, line 2: not valid JSON"):
+        rows_of(open_manifest(path, STORAGE))
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "[" * 100_000 + "]" * 100_000], ids=["surrogate", "deep"])
+def test_what_is_no_text_or_too_deep_in_coco_is_wrong_usage(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path / "m.json", f'{{"images": [{{"file_name": {value}}}]}}')
+    with pytest.raises(UsageError, match=r"m.json"):
+        rows_of(open_manifest(path, STORAGE))
+
+
+def test_a_folder_may_be_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(1_200):
+        folder = folder / "d"
+        folder.mkdir()
+    path = write(folder / "a.jpg")
+    assert sources(str(tmp_path)) == [path]
+
+
+def test_a_csv_field_may_be_long(tmp_path: Path) -> None:
+    caption = "x" * 200_000
+    (row,) = rows_of(open_manifest(write(tmp_path / "m.csv", f"path,caption\n/a,{caption}\n"), STORAGE))
+    assert row["caption"] == caption
+
+
+def test_parts_that_are_not_committed_or_no_data_are_left_out(tmp_path: Path) -> None:
+    for folder in ("", "_day=1", "_temporary/0", "_delta_log", ".staging"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"path": [f"/{folder}.jpg"]}), tmp_path / folder / "p.parquet")
+    assert sorted(sources(str(tmp_path))) == ["/.jpg", "/_day=1.jpg"]
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int32(), pa.large_string())])
+def test_text_of_any_kind_becomes_plain_text(tmp_path: Path, kind: pa.DataType) -> None:
+    column = pa.array(["a", None]).cast(kind)
+    pq.write_table(pa.table({"path": ["/1", "/2"], "note": column}), tmp_path / "m.parquet")
+    manifest = open_manifest(str(tmp_path / "m.parquet"), STORAGE)
+    assert manifest.passthrough.field("note").type == pa.string()
+    assert [row["note"] for row in rows_of(manifest)] == ["a", None]
 
 
 def test_a_list_of_manifests_has_the_union_of_their_columns(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import re
 import threading
 import warnings
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from sodbatch.config import LimitsSection
 from sodbatch.errors import ErrorClass, PictureError
@@ -31,6 +32,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 _pdfium_lock = threading.Lock()
 """PDFium must not be entered by two threads of a process, not even for different documents."""
 
+_pillow_lock = threading.Lock()
+"""Held while Pillow's own bound on pixels, which belongs to the process, is off."""
+
 PageResult = tuple[int, int, "NDArray[np.uint8] | PictureError"]
 """page_index, page_count, and the page as uint8 BGR [H, W, 3] or why it failed."""
 
@@ -42,9 +46,9 @@ def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Ite
         PictureError: The file as a whole cannot be read, or has more than ``max_pages``.
     """
     try:
-        # The plugin itself, since Image.open would add Pillow's own bound on pixels to max_pixels.
-        tiff = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
-        count = _count_tiff_pages(tiff, limits.max_pages)
+        with _without_pillow_bound():
+            tiff = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+            count = _count_tiff_pages(tiff, limits.max_pages)
     except PictureError:
         raise
     except Exception as error:
@@ -55,6 +59,17 @@ def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Ite
     for index in range(count):
         if index not in skip:
             yield index, count, _tiff_page(tiff, index, len(data), limits)
+
+
+@contextmanager
+def _without_pillow_bound() -> Iterator[None]:
+    """Switch off Pillow's own bound on pixels: ``max_pixels`` is checked before a page's memory is spent."""
+    with _pillow_lock:
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
 
 
 def _count_tiff_pages(tiff: TiffImagePlugin.TiffImageFile, max_pages: int) -> int:
@@ -70,11 +85,13 @@ def _tiff_page(
     tiff: TiffImagePlugin.TiffImageFile, index: int, size: int, limits: LimitsSection
 ) -> NDArray[np.uint8] | PictureError:
     try:
-        tiff.seek(index)
-        check_pixels(*tiff.size, limits.max_pixels)
-        end = _end_of_data(tiff.tag_v2)
-        if end > size:
-            return PictureError(ErrorClass.TRUNCATED, f"page {index}: {size} bytes of {end}")
+        with _without_pillow_bound():
+            tiff.seek(index)
+            check_pixels(*tiff.size, limits.max_pixels)
+            end = _end_of_data(tiff.tag_v2)
+            if end > size:
+                return PictureError(ErrorClass.TRUNCATED, f"page {index}: {size} bytes of {end}")
+            tiff.load()
         return np.ascontiguousarray(np.asarray(tiff.convert("RGB"))[..., ::-1])
     except PictureError as error:
         return error

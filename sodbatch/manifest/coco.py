@@ -45,7 +45,7 @@ class CocoManifest:
             try:
                 paths = pa.array([image.get("file_name") for image in chunk], pa.string())
                 values = [pa.array([image.get(key) for image in chunk], pa.int64()) for key in _COLUMNS]
-            except (pa.ArrowException, OverflowError, TypeError) as error:
+            except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
                 raise UsageError(
                     f"{self.name}: expected images with file_name as text and id, width, height as integers; "
                     f"among images {start} to {start + len(chunk) - 1}: {error}"
@@ -62,7 +62,7 @@ class CocoManifest:
             text = _JsonStream(io.TextIOWrapper(file, encoding="utf-8-sig"))
             try:
                 yield from text.array_of("images")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UsageError(
                     f'{self.name}: expected a COCO file, an object with a list "images" of objects: {error}; '
                     "for a list of paths use .txt, .csv, .jsonl or .parquet"

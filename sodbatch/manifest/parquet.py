@@ -118,13 +118,29 @@ class ParquetManifest:
 
 
 def list_parts(folder: str, storage: Storage) -> list[str]:
-    """Return the Parquet files of a folder, but not those whose name starts with ``_`` or ``.``."""
+    """Return the Parquet files of a folder, but not those that lie under or have a name with ``_`` or ``.`` first.
+
+    Such hold what is not yet committed (``_temporary``) or is no data (``_delta_log``); a partition may be ``_x=1``.
+    """
     urls = (info.url for info in storage.list_files(folder))
-    return sorted(url for url in urls if url.endswith(".parquet") and url.rsplit("/", 1)[-1][0] not in "_.")
+    return sorted(url for url in urls if url.endswith(".parquet") and not _is_hidden(url[len(folder) :]))
+
+
+def _is_hidden(path: str) -> bool:
+    *folders, name = path.strip("/").split("/")
+    return name.startswith(("_", ".")) or any(
+        folder.startswith(".") or (folder.startswith("_") and "=" not in folder) for folder in folders
+    )
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a column has in the output: dictionaries and extensions become what they stand for."""
+    """Return the type that a column has in the output: dictionaries, extensions, views become plain."""
     if isinstance(kind, pa.BaseExtensionType):
-        return kind.storage_type
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+        return _plain_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):
+        return pa.binary()
+    return kind

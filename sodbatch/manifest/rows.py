@@ -150,12 +150,26 @@ def passthrough_fields(fields: Iterable[pa.Field], manifest: str) -> list[pa.Fie
     Raises:
         UsageError: Two columns end up with one name.
     """
-    renamed = [pa.field(f"manifest_{f.name}" if f.name.lower() in RESERVED_COLUMNS else f.name, f.type) for f in fields]
+    fields = list(fields)
+    taken = {f.name.lower() for f in fields}
+    renamed = [pa.field(_free_name(f.name, taken), f.type) for f in fields]
     names = [field.name.lower() for field in renamed]
     for field in renamed:
         if names.count(field.name.lower()) > 1:
             raise UsageError(f"{manifest} has two columns that would be called {field.name!r}; rename one")
     return renamed
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a column's name, or for one of the tables' own ``manifest_<name>``, numbered where that is taken."""
+    if name.lower() not in RESERVED_COLUMNS:
+        return name
+    free = f"manifest_{name}"
+    number = 2
+    while free.lower() in taken:
+        free = f"manifest_{name}_{number}"
+        number += 1
+    return free
 
 
 def unify(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:

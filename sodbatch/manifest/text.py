@@ -17,6 +17,7 @@ from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, find_path_colu
 from sodbatch.storage import Storage, display_uri
 
 _BLOCK_BYTES = 1 << 22
+csv.field_size_limit(1 << 30)  # captions and JSON in a field pass the module's bound of 128 KiB
 
 
 class TxtManifest:
@@ -176,7 +177,9 @@ class JsonlManifest:
                     continue
                 try:
                     record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except ValueError as error:
+                    if b"\\u" in line:
+                        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+                except (ValueError, RecursionError) as error:
                     raise UsageError(f"{self.name}, line {number}: not valid JSON: {error}") from error
                 if not isinstance(record, dict):
                     raise UsageError(f"{self.name}, line {number}: expected an object, found {type(record).__name__}")

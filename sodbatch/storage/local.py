@@ -96,20 +96,28 @@ def walk(folder: str, max_slashes: int | None = None) -> Iterator[str]:
     Raises:
         OSError: A folder that cannot be read; nothing is skipped in silence.
     """
+    folders = [(folder, iter(_names(folder)))]
+    while folders:
+        folder, names = folders[-1]
+        for name in names:
+            path = os.path.join(folder, name)
+            if not name.endswith("/"):
+                yield path
+            elif max_slashes is None or path.count("/") <= max_slashes:
+                folders.append((path[:-1], iter(_names(path))))
+                break
+        else:
+            folders.pop()
+
+
+def _names(folder: str) -> list[str]:
+    """List a folder; a folder in it sorts as ``name/``, which makes the walk's order that of the whole paths."""
     with os.scandir(folder) as entries:
-        # A folder sorts as "name/", which makes the walk's order that of the whole paths.
-        names = sorted(
+        return sorted(
             entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
             for entry in entries
             if not (entry.is_symlink() and entry.is_dir())
         )
-    for name in names:
-        path = os.path.join(folder, name)
-        if name.endswith("/"):
-            if max_slashes is None or path.count("/") <= max_slashes:
-                yield from walk(path[:-1], max_slashes)
-        else:
-            yield path
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
