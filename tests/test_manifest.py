@@ -345,6 +345,19 @@ def test_columns_that_the_tables_have_themselves_are_renamed(tmp_path: Path) -> 
     assert not set(manifest.passthrough.names) & RESERVED_COLUMNS
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_column_that_is_no_text_holds_no_paths(tmp_path: Path, kind: str) -> None:
+    row = {"image": {"bytes": "x"}, "path": 7, "file_name": "/a.jpg"}
+    path = tmp_path / f"m.{kind}"
+    if kind == "jsonl":
+        write(path, json.dumps(row))
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    assert sources(str(path)) == ["/a.jpg"]
+    with pytest.raises(UsageError, match="the column 'path' holds no text"):
+        open_manifest(str(path), STORAGE, path_column="path")
+
+
 def test_a_renamed_column_takes_a_name_that_is_free(tmp_path: Path) -> None:
     manifest = open_manifest(write(tmp_path / "m.csv", "path,width,manifest_width\n/a,1,2\n"), STORAGE)
     assert manifest.passthrough.names == ["manifest_width_2", "manifest_width"]

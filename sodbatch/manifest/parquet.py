@@ -55,7 +55,9 @@ class ParquetManifest:
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
             self._parts = list(pool.map(lambda part: self._footer(url, part), parts))
         merged = unify([(display_uri(part.url), part.schema) for part in self._parts])
-        self._path = find_path_column(merged.names, path_column, self.name)
+        text = (pa.string(), pa.binary(), pa.null())
+        not_text = [field.name for field in merged if field.type not in text]
+        self._path = find_path_column(merged.names, path_column, self.name, not_text)
         for part in self._parts:
             find_path_column(part.schema.names, self._path, display_uri(part.url))
         self._names = [name for name in merged.names if name != self._path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -129,15 +129,27 @@ def list_bases(url: str) -> list[str]:
     return [folder, os.getcwd()] if local_path(url) is not None and folder != os.getcwd() else [folder]
 
 
-def find_path_column(names: Sequence[str], path_column: str | None, manifest: str) -> str:
+def find_path_column(
+    names: Sequence[str], path_column: str | None, manifest: str, not_text: Collection[str] = ()
+) -> str:
     """Return the column that holds the path.
 
+    Args:
+        names: All columns.
+        path_column: The one asked for; by default the first of ``PATH_COLUMNS`` that is text.
+        manifest: Its name, for messages.
+        not_text: The columns that cannot hold paths.
+
     Raises:
-        UsageError: There is none; names those that there are.
+        UsageError: There is none, with the names of those that there are; or the one asked for is not text.
     """
+    if path_column in not_text:
+        raise UsageError(
+            f"{manifest}: the column {path_column!r} holds no text; set Predict.path_column to one that does"
+        )
     wanted = (path_column,) if path_column else PATH_COLUMNS
     for name in wanted:
-        if name in names:
+        if name in names and name not in not_text:
             return name
     have = ", ".join(names) or "none"
     expected = f"the column {path_column!r}" if path_column else f"a column named one of {', '.join(PATH_COLUMNS)}"

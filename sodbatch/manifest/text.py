@@ -139,7 +139,9 @@ class JsonlManifest:
         if not first:
             raise UsageError(f"{self.name} is empty: expected {self.expected}")
         names = list(dict.fromkeys(name for _, record in first for name in record))
-        self._path = find_path_column(names, path_column, self.name)
+        kinds = {name: {type(record.get(name)) for _, record in first} - {type(None)} for name in names}
+        not_text = [name for name, found in kinds.items() if found and str not in found]
+        self._path = find_path_column(names, path_column, self.name, not_text)
         self._names = [name for name in names if name != self._path]
         types = {name: self._infer(name, [record.get(name) for _, record in first]) for name in self._names}
         self.passthrough = pa.schema(passthrough_fields([pa.field(*item) for item in types.items()], self.name))
