@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,19 @@ def test_a_column_that_is_no_text_holds_no_paths(tmp_path: Path, kind: str) -> N
         open_manifest(str(path), STORAGE, path_column="path")
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_url_in_another_column_shows_no_secret(tmp_path: Path, kind: str) -> None:
+    notes = ["https://h/m.png?X-Amz-Signature=hunter2", "mail a@b.c?", "https://bob:hunter2@h/m", None]
+    path = tmp_path / f"m.{kind}"
+    if kind == "csv":
+        write(path, "path,note\n" + "".join(f"/{i},{note or ''}\n" for i, note in enumerate(notes)))
+    else:
+        pq.write_table(pa.table({"path": ["/0", "/1", "/2", "/3"], "note": notes}), path)
+    found = [row["note"] for row in rows_of(open_manifest(str(path), STORAGE))]
+    assert found[:3] == ["https://h/m.png?[redacted]", "mail a@b.c?", "https://h/m"]
+    assert not found[3]
+
+
 def test_a_renamed_column_takes_a_name_that_is_free(tmp_path: Path) -> None:
     manifest = open_manifest(write(tmp_path / "m.csv", "path,width,manifest_width\n/a,1,2\n"), STORAGE)
     assert manifest.passthrough.names == ["manifest_width_2", "manifest_width"]
@@ -384,6 +398,19 @@ def test_what_is_no_text_or_too_deep_in_coco_is_wrong_usage(tmp_path: Path, valu
     path = write(tmp_path / "m.json", f'{{"images": [{{"file_name": {value}}}]}}')
     with pytest.raises(UsageError, match=r"m.json"):
         rows_of(open_manifest(path, STORAGE))
+
+
+def test_coco_annotations_before_the_images_are_not_held(tmp_path: Path) -> None:
+    annotations = [{"id": i, "bbox": [1.5, 2.5, 3.5, 4.5], "segmentation": [[1, 2, 3]]} for i in range(60_000)]
+    document = {"annotations": annotations, "images": [{"file_name": "/a.jpg"}]}
+    path = write(tmp_path / "m.json", json.dumps(document))
+    del annotations, document
+    tracemalloc.start()
+    found = sources(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == ["/a.jpg"]
+    assert peak < 2 * os.path.getsize(path)  # as objects they take five times that
 
 
 def test_a_folder_may_be_deeper_than_pythons_stack(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class _JsonStream:
             name = self._value()
             if name == key:
                 break
-            self._value()
+            self._skip()
         else:
             raise ValueError(f"there is no {key!r}")
         self._expect("[")
@@ -98,6 +98,16 @@ class _JsonStream:
             if not isinstance(value, dict):
                 raise ValueError(f"found {type(value).__name__} in the list")
             yield value
+
+    def _skip(self) -> None:
+        """Pass a value; of a list, one item is in memory at a time."""
+        if self._peek() != "[":
+            self._value()
+            return
+        self._position += 1
+        while self._peek() != "]":
+            self._value()
+        self._position += 1
 
     def _expect(self, bracket: str) -> None:
         if (found := self._peek()) != bracket:

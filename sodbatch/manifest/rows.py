@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from sodbatch.errors import UsageError
 from sodbatch.storage import Storage, display_column, local_path, redact
+from sodbatch.storage.uris import redact_column
 from sodbatch.tables import RESERVED_COLUMNS
 
 PATH_COLUMNS = ("uri", "path", "image", "image_path", "file_name", "url")
@@ -65,7 +66,7 @@ class Rows:
             paths: Strings; a null or blank one gives source ``""`` and the uri ``MANIFEST#row=N``, so that it
                 stays a row of its own.
             first_row: The number of the first of them in the manifest, from 0.
-            others: The columns that pass through.
+            others: The columns that pass through; URLs in text lose their secrets.
         """
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(paths), ""), True)
         sources = self._resolve(pc.if_else(blank, "", paths), blank)
@@ -76,7 +77,8 @@ class Rows:
             uris = pc.replace_with_mask(uris, blank, marks)
         schema = pa.schema([*SOURCE_SCHEMA, *(field for field, _ in others)])
         etags = pa.nulls(len(paths), pa.string())
-        return pa.table([sources, uris, etags, *(values for _, values in others)], schema=schema)
+        passed = [redact_column(values) if field.type == pa.string() else values for field, values in others]
+        return pa.table([sources, uris, etags, *passed], schema=schema)
 
     def _resolve(self, paths: pa.Array, blank: pa.Array) -> pa.Array:
         relative = pc.invert(pc.or_(blank, pc.match_substring_regex(paths, _ABSOLUTE)))

@@ -70,6 +70,7 @@ _AZURE_SAS = {
 
 _PLAIN = r"^(?:/[^/]|s3://[^/?@:]+/[^?])"
 _MORE_THAN_URI = r"\?|(?i:https?)://[^/]*@"
+_SUSPECT_URL = r"(?s)://.*[@?#]"
 _NOT_PLAIN = r"^/[^\x00]*(?://|/\.{1,2}/|/\.{0,2}$)|\?|^s3://[^\x00]*::"
 
 
@@ -230,6 +231,12 @@ def identity_column(sources: pa.Array | pa.ChunkedArray, uris: pa.Array | pa.Chu
     """
     sources = _one_chunk(sources)
     return _map_where(pc.match_substring_regex(sources, _MORE_THAN_URI), identity, sources, otherwise=_one_chunk(uris))
+
+
+def redact_column(values: pa.Array) -> pa.Array:
+    """Return ``redact`` of every string that may hold a URL with a secret; the others, and nulls, as they are."""
+    mask = pc.fill_null(pc.match_substring_regex(values, _SUSPECT_URL), False)
+    return _map_where(mask, redact, values, otherwise=values)
 
 
 def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
