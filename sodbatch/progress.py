@@ -17,6 +17,8 @@ LINE_EVERY_S = 10.0
 class ProgressBar:
     """Shows pictures done and failed, rate and time left; a context manager and an engine's listener.
 
+    The rate is measured from the first part on, so that start-up does not spoil it.
+
     Args:
         console: Where to draw; a terminal gets the bar.
     """
@@ -25,7 +27,7 @@ class ProgressBar:
         self._console = console
         self._done = self._failed = 0
         self._total: int | None = None
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
         self._said: set[str] = set()
         self._first: tuple[float, int] | None = None
         self.backend: str | None = None
@@ -33,7 +35,7 @@ class ProgressBar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]} failed, {task.fields[rate]:.1f}/s"),
+            TextColumn("{task.fields[failed]} failed{task.fields[rate]}"),
             TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -41,7 +43,7 @@ class ProgressBar:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("pictures", total=None, failed=0, rate=0.0)
+        self._task = self._bar.add_task("pictures", total=None, failed=0, rate="")
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -65,9 +67,9 @@ class ProgressBar:
         self._failed += written.failed
         now = time.monotonic()
         self._first = self._first or (now, self._done)
-        since, before = self._first if self._done > self._first[1] else (self._started, 0)
-        rate = (self._done - before) / max(1e-9, now - since)
-        self._bar.update(self._task, completed=self._done, failed=self._failed, rate=rate)
+        since, before = self._first
+        rate = (self._done - before) / (now - since) if self._done > before and now > since else None
+        self._bar.update(self._task, completed=self._done, failed=self._failed, rate=_per_second(rate))
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             self._line(rate)
@@ -83,11 +85,17 @@ class ProgressBar:
             self._said.add(message)
             self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def _line(self, rate: float) -> None:
+    def _line(self, rate: float | None) -> None:
         of = "" if self._total is None else f" of {self._total:,}"
         left = ""
-        if self._total is not None and rate > 0:
+        if self._total is not None and rate:
             left = f", about {max(0, self._total - self._done) / rate:,.0f} s left"
         self._console.print(
-            f"{self._done:,}{of} pictures, {self._failed:,} failed, {rate:.1f}/s{left}", highlight=False, soft_wrap=True
+            f"{self._done:,}{of} pictures, {self._failed:,} failed{_per_second(rate)}{left}",
+            highlight=False,
+            soft_wrap=True,
         )
+
+
+def _per_second(rate: float | None) -> str:
+    return "" if rate is None else f", {rate:.1f}/s"
