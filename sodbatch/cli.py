@@ -21,7 +21,7 @@ from sodbatch.errors import JobError, UsageError
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 EXIT_CODES = (
-    "Exit codes: 0 all done; 3 done, with failed pictures; 2 wrong usage or configuration, nothing was started; "
+    "Exit codes: 0 all done; 3 done, with failed pictures; 2 wrong usage or configuration, found before any work; "
     "1 the job failed, what it had committed stays; 130 interrupted."
 )
 
@@ -212,6 +212,11 @@ def _export(config: Config) -> int:
             f"Global.output = {display_uri(config.Global.output)}: export writes to a local folder; name one"
         )
     weights = config.Export.weight_path
+    if weights is None and any(Path(target).glob("*.pdiparams")):
+        raise UsageError(
+            f"{target} holds a model, which untrained weights would replace; give Export.weight_path, another "
+            "Global.output, or delete that model first"
+        )
     storage = Storage(config.S3, config.Fetch)
     folder = write_folder(config.Global.model, target, weights, storage=storage)
     origin = f"weights from {weights}" if weights else "UNTRAINED weights made from a seed: for trials only"
@@ -234,13 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.setFormatter(_Redacting("sodbatch: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[logs])
     try:
-        return app(args=arguments, prog_name="sodbatch", standalone_mode=False) or 0
+        code = app(args=arguments, prog_name="sodbatch", standalone_mode=False) or 0
+        return _interrupted() if code == EXIT_INTERRUPTED else code  # typer makes an exit code of a Ctrl-C
     except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except JobError as error:
         return _fail(str(error), EXIT_FAILED)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
+        return _interrupted()
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors, which typer keeps to itself
             say = getattr(error, "format_message", None)
@@ -263,6 +269,10 @@ class _Redacting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return _redact(super().format(record))
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; what is committed stays, the same command goes on", EXIT_INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:

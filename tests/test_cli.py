@@ -234,3 +234,21 @@ def test_show_takes_a_folder_with_a_slash_at_its_end(monkeypatch: pytest.MonkeyP
     assert main(["show", "s3://bucket/tables/"]) == 2
     assert asked == ["s3://bucket/tables"]
     assert "s3://bucket/tables: no job has written here" in capsys.readouterr().err
+
+
+def test_untrained_weights_do_not_replace_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "inference.pdiparams").write_bytes(b"trained for weeks")
+    assert main(["export", "-o", f"Global.output={tmp_path}"]) == 2
+    assert "holds a model" in capsys.readouterr().err
+    assert (tmp_path / "inference.pdiparams").read_bytes() == b"trained for weeks"
+
+
+def test_an_interruption_says_what_comes_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sodbatch.predict_job.run", interrupted)
+    assert main(["predict", "--input", str(tmp_path)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
