@@ -23,7 +23,7 @@ class InlineEngine:
             device = default_device()
         if device == "gpu" and config.Predict.backend != "onnxruntime" and default_device() != "gpu":
             raise UsageError(
-                "Global.device is gpu, but Paddle sees no GPU; install paddlepaddle-gpu on a machine with an NVIDIA GPU, "
+                "Global.device is gpu, but Paddle sees none; install paddlepaddle-gpu on a machine with an NVIDIA GPU, "
                 "or use Global.device=cpu"
             )
         if gpu_ids:
