@@ -636,3 +636,25 @@ def test_a_listed_key_is_exact_whatever_stands_in_it(s3_bucket: S3Bucket) -> Non
 )
 def test_the_folder_of_a_glob_is_what_stands_before_its_first_special_part(source: str, folder: str) -> None:
     assert literal_folder(source) == folder
+
+
+def test_other_keys_of_coco_images_pass_through(tmp_path: Path) -> None:
+    images = [
+        {"file_name": "a.jpg", "id": 1, "width": 4, "height": 3, "lat": 50.5, "status": "new", "tags": ["x"]},
+        {"file_name": "b.jpg", "id": 2, "width": 4, "height": 3, "lat": None},
+    ]
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images}))
+    manifest = open_manifest(str(tmp_path / "coco.json"), Storage())
+    rows = pa.concat_tables(manifest.tables()).to_pylist()
+    assert manifest.passthrough.names == [
+        "coco_image_id",
+        "coco_width",
+        "coco_height",
+        "lat",
+        "manifest_status",
+        "tags",
+    ]
+    assert [(row["coco_image_id"], row["lat"], row["manifest_status"], row["tags"]) for row in rows] == [
+        (1, 50.5, "new", '["x"]'),
+        (2, None, None, None),
+    ]

@@ -1,5 +1,7 @@
 """Manifests in COCO's JSON format: ``images[].file_name``; id, width and height pass through as ``coco_*``.
 
+Other keys of the first 1,000 images pass through under their own names, typed as in JSON lines.
+
 The file is parsed as a stream: what comes before ``images`` is skipped value by value, what comes after is not read.
 """
 
@@ -15,27 +17,35 @@ from typing import Any
 import pyarrow as pa
 
 from sodbatch.errors import UsageError
-from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, folder_of, join
+from sodbatch.manifest.json_values import infer_type, scalar
+from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, folder_of, join, passthrough_fields
 from sodbatch.storage import Storage, display_uri
 
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[\s,:]*")
+_OWN = {"file_name", "id", "width", "height"}
 _COLUMNS = {"id": "coco_image_id", "width": "coco_width", "height": "coco_height"}
 
 
 class CocoManifest:
     """The pictures of a COCO file, relative to its folder or to the folder ``../images`` beside that."""
 
-    passthrough = pa.schema([pa.field(name, pa.int64()) for name in _COLUMNS.values()])
     expected = "entries under images"
 
     def __init__(self, url: str, storage: Storage) -> None:
         self.name = display_uri(url)
         self._url = url
         self._storage = storage
-        first = [image.get("file_name") for image in islice(self._images(), FIRST_ROWS)]
+        first = list(islice(self._images(), FIRST_ROWS))
+        others = [name for name in dict.fromkeys(k for image in first for k in image) if name not in _OWN]
+        types = {name: infer_type(self.name, name, [image.get(name) for image in first]) for name in others}
+        self._keys = [*_COLUMNS, *others]
+        fields = [pa.field(name, pa.int64()) for name in _COLUMNS.values()]
+        fields += passthrough_fields([pa.field(*item) for item in types.items()], self.name)
+        self.passthrough = pa.schema(fields)
         folder = folder_of(url)
-        self._rows = Rows(self.name, choose_base([folder, join(folder, "../images")], first, storage))
+        paths = [image.get("file_name") for image in first]
+        self._rows = Rows(self.name, choose_base([folder, join(folder, "../images")], paths, storage))
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
         """Stream the entries of ``images``."""
@@ -44,10 +54,14 @@ class CocoManifest:
         while chunk := list(islice(images, rows)):
             try:
                 paths = pa.array([image.get("file_name") for image in chunk], pa.string())
-                values = [pa.array([image.get(key) for image in chunk], pa.int64()) for key in _COLUMNS]
+                values = [
+                    pa.array([scalar(image.get(key)) for image in chunk], field.type)
+                    for key, field in zip(self._keys, self.passthrough)
+                ]
             except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
                 raise UsageError(
-                    f"{self.name}: expected images with file_name as text and id, width, height as integers; "
+                    f"{self.name}: expected images with file_name as text, id, width, height as integers and other "
+                    f"keys as in the first {FIRST_ROWS:,}; "
                     f"among images {start} to {start + len(chunk) - 1}: {error}"
                 ) from error
             yield self._rows.table(paths, start, list(zip(self.passthrough, values)))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sodbatch.errors import UsageError
+from sodbatch.manifest.json_values import fits, infer_type, scalar
 from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, find_path_column, list_bases, passthrough_fields
 from sodbatch.storage import Storage, display_uri
 
@@ -143,7 +144,7 @@ class JsonlManifest:
         not_text = [name for name, found in kinds.items() if found and str not in found]
         self._path = find_path_column(names, path_column, self.name, not_text)
         self._names = [name for name in names if name != self._path]
-        types = {name: self._infer(name, [record.get(name) for _, record in first]) for name in self._names}
+        types = {name: infer_type(self.name, name, [record.get(name) for _, record in first]) for name in self._names}
         self.passthrough = pa.schema(passthrough_fields([pa.field(*item) for item in types.items()], self.name))
         paths = [record.get(self._path) for _, record in first]
         self._rows = Rows(self.name, choose_base(list_bases(url), paths, storage))
@@ -187,31 +188,11 @@ class JsonlManifest:
                     raise UsageError(f"{self.name}, line {number}: expected an object, found {type(record).__name__}")
                 yield number, record
 
-    def _infer(self, name: str, values: list[Any]) -> pa.DataType:
-        try:
-            kind = pa.array([_scalar(value) for value in values]).type
-        except (pa.ArrowException, OverflowError, TypeError) as error:
-            raise UsageError(f"{self.name}, column {name!r}: values of different types: {error}") from error
-        return pa.string() if pa.types.is_null(kind) else kind
-
     def _column(self, name: str, kind: pa.DataType, chunk: list[tuple[int, dict[str, Any]]]) -> pa.Array:
-        values = [_scalar(record.get(name)) for _, record in chunk]
-        if _fits(values, kind):
+        values = [scalar(record.get(name)) for _, record in chunk]
+        if fits(values, kind):
             return pa.array(values, kind)
-        line, value = next((line, v) for (line, _), v in zip(chunk, values) if not _fits([v], kind))
+        line, value = next((line, v) for (line, _), v in zip(chunk, values) if not fits([v], kind))
         raise UsageError(
             f"{self.name}, line {line}: {name} is {str(value)[:40]!r}, expected {kind} as in the lines before"
         )
-
-
-def _scalar(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
-
-
-def _fits(values: list[Any], kind: pa.DataType) -> bool:
-    """Tell whether values are of a type without any conversion but that of integers to floats."""
-    try:
-        found = pa.array(values).type
-    except (pa.ArrowException, OverflowError, TypeError):
-        return False
-    return found == kind or pa.types.is_null(found) or (pa.types.is_floating(kind) and pa.types.is_integer(found))
