@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -414,12 +415,22 @@ def test_coco_annotations_before_the_images_are_not_held(tmp_path: Path) -> None
     assert peak < 2 * os.path.getsize(path)  # as objects they take nine times its size
 
 
-def test_a_folder_may_be_deeper_than_pythons_stack(tmp_path: Path) -> None:
-    folder = tmp_path
+@pytest.fixture
+def deep_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder under 1,200 others; taken away again bottom up, since pytest's own cleaning would not get down there."""
+    folders = [tmp_path]
     for _ in range(1_200):
-        folder = folder / "d"
-        folder.mkdir()
-    path = write(folder / "a.jpg")
+        folders.append(folders[-1] / "d")
+        folders[-1].mkdir()
+    yield folders[-1]
+    for path in folders[-1].iterdir():
+        path.unlink()
+    for folder in reversed(folders[1:]):
+        folder.rmdir()
+
+
+def test_a_folder_may_be_deeper_than_pythons_stack(deep_folder: Path, tmp_path: Path) -> None:
+    path = write(deep_folder / "a.jpg")
     assert sources(str(tmp_path)) == [path]
 
 
