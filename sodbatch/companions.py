@@ -22,7 +22,7 @@ from sodbatch.decode import FailedPage, Page, decode_pages
 from sodbatch.errors import ErrorClass, PictureError
 from sodbatch.fetch import Fetcher
 from sodbatch.ledger import part_urls, read_parts
-from sodbatch.storage import Storage
+from sodbatch.storage import Storage, redact
 from sodbatch.tables import OK
 from sodbatch.threshold import Detections
 from sodbatch.visualize import draw
@@ -72,7 +72,7 @@ class DrawPictures:
             try:
                 self._draw(row, data)
             except Exception as error:  # a drawing is never worth a row, let alone a job
-                notes.append(f"not drawn: {row['uri']}: {error}")
+                notes.append(redact(f"not drawn: {row['uri']}: {error}"))
         return notes
 
     def _draw(self, row: dict[str, Any], data: bytes | PictureError) -> None:
