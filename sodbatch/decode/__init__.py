@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sodbatch.config import LimitsSection
-from sodbatch.decode.documents import check_pixels, pdf_pages, tiff_pages
+from sodbatch.decode.documents import OnPage, check_pixels, pdf_pages, tiff_pages
 from sodbatch.decode.headers import Header, read_header
 from sodbatch.errors import ErrorClass, PictureError
 
@@ -52,13 +52,20 @@ class FailedPage:
     error: PictureError
 
 
-def decode_pages(data: bytes, limits: LimitsSection, skip: Collection[int] = ()) -> Iterator[Page | FailedPage]:
+def _nobody(page_index: int, page_count: int) -> None:
+    """Take no notice of a page."""
+
+
+def decode_pages(
+    data: bytes, limits: LimitsSection, skip: Collection[int] = (), on_page: OnPage = _nobody
+) -> Iterator[Page | FailedPage]:
     """Decode a file to its pages, one in memory at a time.
 
     Args:
         data: The whole file; its format is found in its content.
         limits: ``max_pixels`` of a page and ``max_pages`` of a document; beyond one, the error is ``too_large``.
         skip: Page indices that are neither decoded nor yielded.
+        on_page: Called with ``page_index`` and ``page_count`` before a document's page is decoded.
 
     Yields:
         One result for a picture; one a page, in order, for a document; never nothing unless all pages are skipped.
@@ -67,7 +74,7 @@ def decode_pages(data: bytes, limits: LimitsSection, skip: Collection[int] = ())
     try:
         header = read_header(data)
         if header.format in _DOCUMENTS:
-            for index, count, result in _DOCUMENTS[header.format](data, limits, skip):
+            for index, count, result in _DOCUMENTS[header.format](data, limits, skip, on_page):
                 if isinstance(result, PictureError):
                     yield FailedPage(index, count, result)
                 else:

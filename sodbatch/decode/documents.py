@@ -11,7 +11,7 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,11 +35,14 @@ _pdfium_lock = threading.Lock()
 _pillow_lock = threading.Lock()
 """Held while Pillow's own bound on pixels, which belongs to the process, is off."""
 
+OnPage = Callable[[int, int], None]
+"""Called with page_index and page_count before that page is decoded."""
+
 PageResult = tuple[int, int, "NDArray[np.uint8] | PictureError"]
 """page_index, page_count, and the page as uint8 BGR [H, W, 3] or why it failed."""
 
 
-def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Iterator[PageResult]:
+def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int], on_page: OnPage) -> Iterator[PageResult]:
     """Decode a TIFF page by page.
 
     Raises:
@@ -58,6 +61,7 @@ def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Ite
         raise PictureError(kind, f"the TIFF cannot be read: {_one_line(error)}") from error
     for index in range(count):
         if index not in skip:
+            on_page(index, count)
             yield index, count, _tiff_page(tiff, index, len(data), limits)
 
 
@@ -108,7 +112,7 @@ def _end_of_data(tags: Any) -> int:
     return max(ends)
 
 
-def pdf_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Iterator[PageResult]:
+def pdf_pages(data: bytes, limits: LimitsSection, skip: Collection[int], on_page: OnPage) -> Iterator[PageResult]:
     """Render a PDF page by page.
 
     Raises:
@@ -126,6 +130,7 @@ def pdf_pages(data: bytes, limits: LimitsSection, skip: Collection[int]) -> Iter
             raise PictureError(ErrorClass.TOO_LARGE, f"{count} pages, more than the limit of {limits.max_pages}")
         for index in range(count):
             if index not in skip:
+                on_page(index, count)
                 yield index, count, _pdf_page(document, index, limits)
     finally:
         with _pdfium_lock:
