@@ -7,6 +7,7 @@ rendered at scale 2.0, less where it would pass 178,956,970 pixels, but never un
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import threading
@@ -26,14 +27,15 @@ PDF_SCALE = 2.0
 PDF_MIN_SCALE = 0.1
 PDF_MAX_PIXELS = 178_956_970
 
-# What Pillow warns of in a damaged TIFF is in its page's error, or did no harm.
+# What Pillow says of a damaged TIFF is in its page's error, or did no harm.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 _pdfium_lock = threading.Lock()
 """PDFium must not be entered by two threads of a process, not even for different documents."""
 
-_pillow_lock = threading.Lock()
-"""Held while Pillow's own bound on pixels, which belongs to the process, is off."""
+BAND_PIXELS = 2**20
+"""A TIFF page is turned into BGR so many pixels at a time: Pillow's 4 bytes a pixel and ours are there once."""
 
 OnPage = Callable[[int, int], None]
 """Called with page_index and page_count before that page is decoded."""
@@ -49,7 +51,7 @@ def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int], on_pag
         PictureError: The file as a whole cannot be read, or has more than ``max_pages``.
     """
     try:
-        with _without_pillow_bound():
+        with _pillow_bound.off():
             tiff = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
             count = _count_tiff_pages(tiff, limits.max_pages)
     except PictureError:
@@ -65,15 +67,30 @@ def tiff_pages(data: bytes, limits: LimitsSection, skip: Collection[int], on_pag
             yield index, count, _tiff_page(tiff, index, len(data), limits)
 
 
-@contextmanager
-def _without_pillow_bound() -> Iterator[None]:
-    """Switch off Pillow's own bound on pixels: ``max_pixels`` is checked before a page's memory is spent."""
-    with _pillow_lock:
-        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+class _PillowBound:
+    """Pillow's own bound on pixels, off as long as any thread is inside: ``max_pixels`` is checked instead."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._bound: int | None = None
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._inside += 1
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = bound
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    Image.MAX_IMAGE_PIXELS = self._bound
+
+
+_pillow_bound = _PillowBound()
 
 
 def _count_tiff_pages(tiff: TiffImagePlugin.TiffImageFile, max_pages: int) -> int:
@@ -89,19 +106,29 @@ def _tiff_page(
     tiff: TiffImagePlugin.TiffImageFile, index: int, size: int, limits: LimitsSection
 ) -> NDArray[np.uint8] | PictureError:
     try:
-        with _without_pillow_bound():
+        with _pillow_bound.off():
             tiff.seek(index)
             check_pixels(*tiff.size, limits.max_pixels)
             end = _end_of_data(tiff.tag_v2)
             if end > size:
                 return PictureError(ErrorClass.TRUNCATED, f"page {index}: {size} bytes of {end}")
             tiff.load()
-        return np.ascontiguousarray(np.asarray(tiff.convert("RGB"))[..., ::-1])
+        return _bgr(tiff)
     except PictureError as error:
         return error
     except Exception as error:
         kind = ErrorClass.TRUNCATED if "truncated" in str(error) else ErrorClass.DECODER_FAILURE
         return PictureError(kind, f"page {index}: {_one_line(error)}")
+
+
+def _bgr(picture: Image.Image) -> NDArray[np.uint8]:
+    width, height = picture.size
+    image = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        band = picture.crop((0, top, width, min(top + rows, height)))
+        image[top : top + rows] = np.asarray(band.convert("RGB"))[..., ::-1]
+    return image
 
 
 def _end_of_data(tags: Any) -> int:

@@ -34,7 +34,8 @@ def read_header(data: bytes) -> Header:
     """Read the header of a picture or document.
 
     Raises:
-        PictureError: ``empty``, ``not_an_image``, ``unsupported``; ``truncated`` where the header itself is cut.
+        PictureError: ``empty``, ``not_an_image``, ``unsupported``; ``truncated`` where the header itself is cut;
+            ``too_large`` for a JPEG of a great many scans.
     """
     if not data:
         raise PictureError(ErrorClass.EMPTY, "0 bytes")
@@ -63,12 +64,19 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # In scan data a marker is FF and a byte other than 00 (a stuffed FF), FF (fill) and D0..D7 (restart).
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
+MAX_JPEG_SCANS = 500
+"""libjpeg-turbo's advice: real progressive pictures have some ten, and each costs a pass over the whole picture."""
+
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def _jpeg(data: bytes) -> _Parsed:
-    """Walk the segments to the EOI of the main picture; thumbnails lie inside segments and are jumped over."""
-    width = height = 0
+    """Walk the segments to the EOI of the main picture; thumbnails lie inside segments and are jumped over.
+
+    A scan that is damaged but followed by an EOI cannot be told from a whole one without decoding it; libjpeg, and so
+    PaddleX, fills what is missing with grey.
+    """
+    width = height = scans = 0
     position = 2
     while match := _JPEG_MARKER.search(data, position):
         marker, position = match[1][0], match.end()
@@ -78,6 +86,8 @@ def _jpeg(data: bytes) -> _Parsed:
             continue
         if position + 2 > len(data):
             break
+        if marker == 0xDA and (scans := scans + 1) > MAX_JPEG_SCANS:
+            raise PictureError(ErrorClass.TOO_LARGE, f"a JPEG of more than {MAX_JPEG_SCANS} scans")
         if marker in _JPEG_FRAMES and not width:
             height, width = struct.unpack_from(">HH", data, position + 3)
         position += int.from_bytes(data[position : position + 2], "big")
