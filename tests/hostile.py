@@ -9,8 +9,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pypdfium2
 from PIL import Image
 
@@ -288,6 +292,7 @@ def odd() -> dict[str, Case]:
 
 def documents() -> dict[str, Case]:
     whole = encode("PDF")
+    broken = b"%PDF-1.7\n" + b"nonsense " * 99 + b"startxref\n0\n%%EOF"
     loop = bytearray(encode("TIFF"))
     first = struct.unpack_from("<I", loop, 4)[0]
     entries = struct.unpack_from("<H", loop, first)[0]
@@ -300,9 +305,7 @@ def documents() -> dict[str, Case]:
         "no_directory.tif": bad("truncated", b"II*\0\xff\xff\0\0", ""),
         "whole.pdf": ok(whole),
         "cut.pdf": bad("truncated", whole[: len(whole) // 2], "end marker"),
-        "broken.pdf": bad(
-            "decoder_failure", b"%PDF-1.7\n" + b"nonsense " * 99 + b"startxref\n0\n%%EOF", "cannot be read"
-        ),
+        "broken.pdf": bad("decoder_failure", broken, "cannot be read"),
         "encrypted.pdf": bad(
             "unsupported", one_page(b"/MediaBox[0 0 9 9]", lock, trailer=b"/Encrypt 4 0 R/ID[<00><00>]"), "password"
         ),
@@ -365,7 +368,7 @@ def special(folder: Path) -> dict[str, Case]:
     missing = {
         name: bad("missing", None, "") for name in ("dangling.jpg", "circle_1.jpg", "circle_2.jpg", "itself.jpg")
     }
-    kinds = {name: "not a regular file" for name in ("null.jpg", "endless.jpg", "fifo.jpg", "socket.jpg")}
+    kinds = dict.fromkeys(("null.jpg", "endless.jpg", "fifo.jpg", "socket.jpg"), "not a regular file")
     return missing | {name: bad("unsupported", None, says) for name, says in kinds.items()}
 
 
@@ -409,10 +412,10 @@ GROUPS = (
 
 
 def make(root: Path) -> dict[str, Case]:
-    """Write all of it into a folder: ``in/`` with the pictures, ``in/names.jsonl`` and what that leads to.
+    """Write all of it: ``in/pictures`` with files, links and worse, ``in/pictures/names.jsonl`` and what that leads to.
 
     Returns:
-        What each becomes, by file name for those of the folder and by what the manifest says for the others.
+        What each input becomes, by :func:`key`.
     """
     pictures = root / "in" / "pictures"
     pictures.mkdir(parents=True)
@@ -420,11 +423,90 @@ def make(root: Path) -> dict[str, Case]:
     for name, case in cases.items():
         (pictures / name).write_bytes(case.data or b"")
     cases |= special(pictures)
-    (root / "in" / "outside.jpg").write_bytes(encode("JPEG"))
-    (root / "in" / "outside_too.jpg").write_bytes(encode("JPEG"))
+    for name in ("outside.jpg", "outside_too.jpg"):
+        (root / "in" / name).write_bytes(encode("JPEG"))
     lines = [
         {"image": name, "group": GROUPS[index % len(GROUPS)], "path": "../../path", "status": "no", "number": index}
         for index, name in enumerate(NAMED)
     ]
     (pictures / "names.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return cases | NAMED
+
+
+def key(row: dict[str, Any], root: Path) -> str:
+    """Return what :func:`make` calls the input of a row: the name in the manifest, or the file's in the folder."""
+    if row["number"] is not None:
+        return list(NAMED)[row["number"]]
+    return os.path.relpath(row["uri"], root / "in" / "pictures")
+
+
+_RUN = """
+import resource, sys
+from sodbatch.cli import main
+code = main(sys.argv[1:])
+own = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print("PEAK", max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+
+
+def run(root: Path, output: Path, model_dir: Path, *inputs: Path) -> tuple[int, int, str]:
+    """Run the main job inline, with all companions of the tables, in a process of its own.
+
+    Returns:
+        The exit code, the peak memory in bytes of the largest of its processes, and what it printed on standard error.
+    """
+    settings = {
+        "Output.partition_by": "group",
+        "Output.paddlex_json": "true",
+        "Output.coco_json": "true",
+        "Visualize.pictures": "all",
+        "Predict.threshold": "0.3",
+        "Fetch.retries": "0",
+        "Global.device": "cpu",
+    }
+    arguments = ["predict", "--engine", "inline", "--model-dir", str(model_dir), "--output", str(output)]
+    arguments += [word for path in inputs for word in ("--input", str(path))]
+    arguments += [word for item in settings.items() for word in ("-o", "=".join(item))]
+    (root / "tmp").mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *arguments],
+        cwd=root,
+        env=os.environ | {"TMPDIR": str(root / "tmp")},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=600,
+    )
+    found = re.search(r"^PEAK (\d+)$", done.stdout, re.MULTILINE)
+    return done.returncode, int(found[1]) * 1024 if found else 0, done.stderr
+
+
+def read_rows(output: Path) -> list[dict[str, Any]]:
+    """Read the table of pictures with all its partitions."""
+    return [
+        row for part in sorted(output.glob("images/**/*.parquet")) for row in pq.ParquetFile(part).read().to_pylist()
+    ]
+
+
+def main(root: Path) -> None:
+    """Make the inputs, run the job, and print what each has become."""
+    from sodbatch.model.export import export
+
+    root = root.resolve()
+    make(root)
+    model_dir = export("PP-YOLOE_plus_SOD-tiny", root / "model")
+    pictures = root / "in" / "pictures"
+    code, peak, _ = run(root, root / "out", model_dir, pictures, pictures / "names.jsonl")
+    print("| input | rows | result | reason |\n| --- | --- | --- | --- |")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(root / "out"):
+        rows.setdefault(key(row, root), []).append(row)
+    for name, found in sorted(rows.items()):
+        results = ", ".join(sorted({row["error_class"] or "ok" for row in found}))
+        print(f"| {name[:60]!r} | {len(found)} | {results} | {(found[0]['error_message'] or '')[:100]} |")
+    print(f"\n{len(rows)} inputs, exit code {code}, peak memory of the largest process {peak / 2**20:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -116,8 +116,15 @@ def _names(folder: str) -> list[str]:
         return sorted(
             entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
             for entry in entries
-            if not (entry.is_symlink() and entry.is_dir())
+            if not _links_to_folder(entry)
         )
+
+
+def _links_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link that leads to itself, or behind a folder that may not be entered
+        return False
 
 
 def list_files(folder: str) -> Iterator[FileInfo]:
@@ -127,7 +134,7 @@ def list_files(folder: str) -> Iterator[FileInfo]:
     for path in walk(os.path.abspath(folder)):
         try:
             status = os.stat(path)
-        except FileNotFoundError:  # a dangling link, or deleted since
+        except OSError:  # a link that dangles or goes in a circle, or deleted since
             yield FileInfo(local_source(path), None, None)
         else:
             yield FileInfo(local_source(path), status.st_size, etag(status))
@@ -141,7 +148,7 @@ def any_file(folder: str, accept: Callable[[str], bool]) -> bool:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif accept(entry.path) and not entry.is_dir():
+                elif accept(entry.path) and not _links_to_folder(entry):
                     return True
     return False
 
