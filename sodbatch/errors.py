@@ -49,3 +49,7 @@ class UsageError(Exception):
 
 class JobError(Exception):
     """The job started and could not finish; committed work stays valid (exit code 1)."""
+
+
+class RunEndedError(JobError):
+    """The run must end now: other tries within it cannot help (another run has taken over, too much fails)."""
