@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -212,8 +213,12 @@ def damaged() -> dict[str, Case]:
     return cases
 
 
-def large() -> dict[str, Case]:
-    """What says that it is large; WebP's own codecs end at 16,383 pixels a side, its container at 2**24."""
+def large(max_pixels: int) -> dict[str, Case]:
+    """Return what says that it is large, and squares that just fit into the limit.
+
+    WebP's own codecs end at 16,383 pixels a side, its container at 2**24.
+    """
+    side = math.isqrt(max_pixels)
     cases = {
         "header_40000.png": png(40_000, 40_000, zlib.compress(b"")),
         "header_40000.jpg": grey_jpeg(40_000, 40_000, 0),
@@ -228,13 +233,14 @@ def large() -> dict[str, Case]:
         "rle_20000.bmp": bmp(20_000, 20_000, b"\0\1", 1),
     }
     refused = {
-        name: bad("too_large", data, "pixels, more than the limit of 200000000 pixels") for name, data in cases.items()
+        name: bad("too_large", data, f"pixels, more than the limit of {max_pixels} pixels")
+        for name, data in cases.items()
     }
     return refused | {
-        "largest_that_fits.jpg": ok(grey_jpeg(14_142, 14_142)),
-        "largest_that_fits.png": ok(png(14_142, 14_142, deflated((14_142 * 3 + 1) * 14_142), colour=2)),
-        "largest_that_fits.tif": ok(tiff(14_142, 14_142, deflated(14_142 * 14_142 * 3), 8, samples=3)),
-        "largest_that_fits.webp": ok(one_colour_webp(14_142, 14_142)),
+        "largest_that_fits.jpg": ok(grey_jpeg(side, side)),
+        "largest_that_fits.png": ok(png(side, side, deflated((side * 3 + 1) * side), colour=2)),
+        "largest_that_fits.tif": ok(tiff(side, side, deflated(side * side * 3), 8, samples=3)),
+        "largest_that_fits.webp": ok(one_colour_webp(side, side)),
     }
 
 
@@ -286,7 +292,7 @@ def odd() -> dict[str, Case]:
     others = [PICTURE.rotate(90, expand=True), PICTURE.convert("L")]
     return {name: ok(data) for name, data in cases.items()} | {
         "animated.gif.jpg": bad("unsupported", encode("GIF", save_all=True, append_images=others), "GIF"),
-        "animated.webp": bad("unsupported", encode("WEBP", save_all=True, append_images=[PICTURE]), "animated WebP"),
+        "animated.webp": bad("unsupported", encode("WEBP", save_all=True, append_images=others[1:]), "animated WebP"),
     }
 
 
@@ -339,10 +345,10 @@ NAMES = (
 """Names of whole pictures."""
 
 
-def files() -> dict[str, Case]:
+def files(max_pixels: int) -> dict[str, Case]:
     """Return every file that lies in the folder of pictures, by name."""
     named = {name: ok(encode("JPEG", Image.fromarray(pixels(seed=i)))) for i, name in enumerate(NAMES)}
-    return damaged() | large() | bombs() | odd() | documents() | named
+    return damaged() | large(max_pixels) | bombs() | odd() | documents() | named
 
 
 def special(folder: Path) -> dict[str, Case]:
@@ -388,9 +394,9 @@ NAMED = {
     "data:image/png;base64,AAAA": bad("missing", None, "No such file"),
     "nosuch://bucket/a.jpg": bad("unsupported", None, "nosuch"),
     "http://127.0.0.1:9/a.jpg": bad("unavailable", None, ""),
-    "http:///a.jpg": bad("missing", None, ""),
-    "http://[broken/a.jpg": bad("missing", None, ""),
-    "/proc/self/mem": bad("empty", None, ""),
+    "http:///a.jpg": bad("unavailable", None, ""),
+    "http://[broken/a.jpg": bad("unavailable", None, ""),
+    "/proc/self/mem": bad("unavailable", None, ""),
 }
 """Names in a manifest beside the folder."""
 
@@ -411,7 +417,7 @@ GROUPS = (
 """Values of the manifest's column by which the tables are partitioned."""
 
 
-def make(root: Path) -> dict[str, Case]:
+def make(root: Path, max_pixels: int) -> dict[str, Case]:
     """Write all of it: ``in/pictures`` with files, links and worse, ``in/pictures/names.jsonl`` and what that leads to.
 
     Returns:
@@ -419,14 +425,14 @@ def make(root: Path) -> dict[str, Case]:
     """
     pictures = root / "in" / "pictures"
     pictures.mkdir(parents=True)
-    cases = files()
+    cases = files(max_pixels)
     for name, case in cases.items():
         (pictures / name).write_bytes(case.data or b"")
     cases |= special(pictures)
     for name in ("outside.jpg", "outside_too.jpg"):
         (root / "in" / name).write_bytes(encode("JPEG"))
     lines = [
-        {"image": name, "group": GROUPS[index % len(GROUPS)], "path": "../../path", "status": "no", "number": index}
+        {"image": name, "group": GROUPS[index % len(GROUPS)], "note": "../../note", "status": "no", "number": index}
         for index, name in enumerate(NAMED)
     ]
     (pictures / "names.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -450,7 +456,7 @@ sys.exit(code)
 """
 
 
-def run(root: Path, output: Path, model_dir: Path, *inputs: Path) -> tuple[int, int, str]:
+def run(root: Path, output: Path, model_dir: Path, max_pixels: int, *inputs: Path) -> tuple[int, int, str]:
     """Run the main job inline, with all companions of the tables, in a process of its own.
 
     Returns:
@@ -462,6 +468,7 @@ def run(root: Path, output: Path, model_dir: Path, *inputs: Path) -> tuple[int, 
         "Output.coco_json": "true",
         "Visualize.pictures": "all",
         "Predict.threshold": "0.3",
+        "Limits.max_pixels": str(max_pixels),
         "Fetch.retries": "0",
         "Global.device": "cpu",
     }
@@ -491,13 +498,14 @@ def read_rows(output: Path) -> list[dict[str, Any]]:
 
 def main(root: Path) -> None:
     """Make the inputs, run the job, and print what each has become."""
+    from sodbatch.config import LimitsSection
     from sodbatch.model.export import export
 
-    root = root.resolve()
-    make(root)
+    root, max_pixels = root.resolve(), LimitsSection().max_pixels
+    make(root, max_pixels)
     model_dir = export("PP-YOLOE_plus_SOD-tiny", root / "model")
     pictures = root / "in" / "pictures"
-    code, peak, _ = run(root, root / "out", model_dir, pictures, pictures / "names.jsonl")
+    code, peak, _ = run(root, root / "out", model_dir, max_pixels, pictures, pictures / "names.jsonl")
     print("| input | rows | result | reason |\n| --- | --- | --- | --- |")
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(root / "out"):
