@@ -1,0 +1,1 @@
+"""Fuzzing of all that reads what strangers wrote: ``python -m fuzz --minutes 5``."""
