@@ -113,7 +113,14 @@ class S3Section(Section):
     """How ``s3://`` is reached. Keys come from the environment or a profile, never from here."""
 
     endpoint_url: (
-        Annotated[str, Field(pattern=r"^https?://", description="a URL that starts with http:// or https://")] | None
+        Annotated[
+            str,
+            Field(
+                pattern=r"^https?://[^@?#]+$",
+                description="a URL that starts with http:// or https://, without user, password and query",
+            ),
+        ]
+        | None
     ) = None
     anonymous: bool = False
     profile: Text | None = None

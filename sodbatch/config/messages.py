@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sodbatch.config import Config
+from sodbatch.storage.uris import redact
 
 SECRETS = ("secret", "password", "token", "access_key", "credential")
 
@@ -68,7 +69,7 @@ def _value(raw: Mapping[str, Any], where: tuple[int | str, ...]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else repr(value)
+    text = "null" if value is None else redact(repr(value))
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
