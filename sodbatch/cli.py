@@ -169,7 +169,7 @@ def show(
 ) -> None:
     """Print the summary, classes and worst errors of a job, from its files alone."""
     loaded = load_config(config, override or ())
-    from sodbatch.output import read_record
+    from sodbatch.record import read_record
     from sodbatch.storage import Storage
     from sodbatch.summary import show as describe
 

@@ -5,9 +5,10 @@ A row counts as committed from the moment its part is visible in ``OUT/images``;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +20,9 @@ from sodbatch.tables import FAILED, OK, explode_detections, to_parquet
 
 READERS = 16
 """Threads that read parts at the same time: enough to hide an object store's latency."""
+
+FINGERPRINT_KEY = "sodbatch.run_fingerprint"
+"""Where the metadata of a part of ``images`` says the fingerprint of the run that wrote it."""
 
 
 @dataclass
@@ -61,17 +65,20 @@ def read_parts(urls: Iterable[str], columns: list[str], storage: Storage) -> Ite
             yield from pool.map(read, urls[start : start + 4 * READERS])
 
 
-def read_ledger(output: str, storage: Storage, *, redo_failed_before: int = 0) -> Ledger:
+def read_ledger(output: str, fingerprint: str, storage: Storage, *, redo_failed_before: int = 0) -> Ledger:
     """Read what is committed on an output.
 
     Args:
         output: Folder of the tables.
+        fingerprint: Of the run; what a late writer of another has left does not count.
         storage: Where it lies.
         redo_failed_before: Failed pictures of an attempt under this one count as not done.
     """
     ledger = Ledger()
     columns = ["input_id", "page_index", "page_count", "status", "attempt"]
     for rows in read_parts(part_urls(output, "images", storage), columns, storage):
+        if _is_stray(rows, fingerprint):
+            continue
         rows = rows.filter(pc.or_(pc.equal(rows["status"], OK), pc.greater_equal(rows["attempt"], redo_failed_before)))
         single = pc.is_null(rows["page_index"])
         ledger.done.add(rows["input_id"].filter(single))
@@ -94,25 +101,47 @@ def _add_pages(ledger: Ledger, pages: pa.Table) -> None:
         document.pages.add(row["page_index"])
 
 
-def settle(output: str, storage: Storage) -> int:
+def _is_stray(rows: pa.Table, fingerprint: str) -> bool:
+    return (rows.schema.metadata or {}).get(FINGERPRINT_KEY.encode()) != fingerprint.encode()
+
+
+def settle(output: str, fingerprint: str, check_ours: Callable[[], None], storage: Storage) -> int:
     """Make the tables say each picture once, and return how many rows that took out.
 
-    Of several rows with one id the latest attempt stays, then an ok row, then the first part by name. The failure
-    of a whole document goes when its pages are there. ``detections`` is then made to follow ``images``: a part whose
-    writer was killed between the two is deleted or written again. Every step can be repeated after a kill.
+    Parts of another fingerprint, which a late writer has left, go. Of several rows with one id the latest attempt
+    stays, then an ok row, then the first part by name. The failure of a whole document goes when its pages are there.
+    ``detections`` is then made to follow ``images``: a part whose writer was killed between the two is deleted or
+    written again. Every step can be repeated after a kill.
+
+    Args:
+        output: Folder of the tables.
+        fingerprint: Of the run.
+        check_ours: Called before each change; raises where the output is another run's by now.
+        storage: Where it lies.
     """
-    images = part_urls(output, "images", storage)
-    superseded = _superseded(images, storage)
+    check_ours()
+    listed = part_urls(output, "images", storage)
+    suspects = _suspects(listed, fingerprint, storage)
+    for url in suspects.strays:
+        check_ours()
+        storage.delete(url)
+    images = [url for url in listed if url not in suspects.strays]
+    superseded = _superseded(images, suspects, storage)
     for url, ids in superseded.items():
-        storage.write_atomic(url, to_parquet(_without(_read_part(url, storage), ids)))
+        kept = to_parquet(_without(_read_part(url, storage), ids))
+        check_ours()
+        storage.write_atomic(url, kept)
     detections = set(part_urls(output, "detections", storage))
     for url in detections - {_detections_part(url) for url in images}:
+        check_ours()
         storage.delete(url)
     for url, expected in zip(images, read_parts(images, ["num_detections"], storage), strict=True):
         follower = _detections_part(url)
         rows = _num_rows(follower, storage) if follower in detections else None
         if rows != (pc.sum(expected["num_detections"]).as_py() or 0):
-            storage.write_atomic(follower, to_parquet(explode_detections(_read_part(url, storage))))
+            boxes = to_parquet(explode_detections(_read_part(url, storage)))
+            check_ours()
+            storage.write_atomic(follower, boxes)
     return sum(len(ids) for ids in superseded.values())
 
 
@@ -136,17 +165,30 @@ def _detections_part(url: str) -> str:
     return f"{root}/detections/{name}"
 
 
-def _superseded(images: list[str], storage: Storage) -> dict[str, set[str]]:
+class _Suspects(NamedTuple):
+    """What may have to be taken out.
+
+    Attributes:
+        doubled: Ids that stand in more than one row.
+        unopened: Ids of documents that failed whole while others have pages.
+        strays: Parts of another fingerprint.
+    """
+
+    doubled: pa.Array
+    unopened: pa.Array
+    strays: set[str]
+
+
+def _superseded(images: list[str], found: _Suspects, storage: Storage) -> dict[str, set[str]]:
     """Find the rows that another row supersedes, as ids by part; memory grows with them, not with the tables."""
-    doubled, unopened = _suspects(images, storage)
-    if len(doubled) == len(unopened) == 0:
+    if len(found.doubled) == len(found.unopened) == 0:
         return {}
-    suspects = pa.concat_arrays([doubled, unopened])
+    suspects = pa.concat_arrays([found.doubled, found.unopened])
     columns = ["image_id", "input_id", "page_index", "status", "attempt"]
     opened: set[str] = set()
     candidates: list[tuple[str, tuple[int, bool, int]]] = []
     for position, rows in enumerate(read_parts(images, columns, storage)):
-        with_pages = rows.filter(pc.and_(pc.is_valid(rows["page_index"]), pc.is_in(rows["input_id"], unopened)))
+        with_pages = rows.filter(pc.and_(pc.is_valid(rows["page_index"]), pc.is_in(rows["input_id"], found.unopened)))
         opened.update(with_pages["input_id"].to_pylist())
         for row in rows.filter(pc.is_in(rows["image_id"], suspects)).to_pylist():
             candidates.append((row["image_id"], (row["attempt"], row["status"] == OK, -position)))
@@ -161,14 +203,19 @@ def _superseded(images: list[str], storage: Storage) -> dict[str, set[str]]:
     return losers
 
 
-def _suspects(images: list[str], storage: Storage) -> tuple[pa.Array, pa.Array]:
-    """Find ids that stand in more than one row, and ids of documents that failed whole while others have pages."""
+def _suspects(images: list[str], fingerprint: str, storage: Storage) -> _Suspects:
+    """Find what may have to be taken out, in one pass."""
     seen, any_pages = IdSet(), False
     doubled: set[str] = set()
     unopened: set[str] = set()
-    for rows in read_parts(images, ["image_id", "page_index", "status"], storage):
+    strays: set[str] = set()
+    for url, rows in zip(images, read_parts(images, ["image_id", "page_index", "status"], storage), strict=True):
+        if _is_stray(rows, fingerprint):
+            strays.add(url)
+            continue
         doubled.update(rows["image_id"].filter(pa.array(~seen.add(rows["image_id"]))).to_pylist())
         single = pc.is_null(rows["page_index"])
         any_pages = any_pages or not pc.all(single).as_py()
         unopened.update(rows["image_id"].filter(pc.and_(single, pc.equal(rows["status"], FAILED))).to_pylist())
-    return pa.array(sorted(doubled), pa.string()), pa.array(sorted(unopened) if any_pages else [], pa.string())
+    opened = pa.array(sorted(unopened) if any_pages else [], pa.string())
+    return _Suspects(pa.array(sorted(doubled), pa.string()), opened, strays)

@@ -7,10 +7,10 @@ import logging
 import re
 from typing import Any, Literal, NamedTuple
 
-from sodbatch.errors import JobError, UsageError
-from sodbatch.ids import digest
+from sodbatch.errors import UsageError
 from sodbatch.ledger import part_urls, read_parts
-from sodbatch.storage import Storage, display_uri
+from sodbatch.record import RECORD, Rank, fingerprint_id, read_record, write_record
+from sodbatch.storage import Storage, display_uri, is_s3, local_path
 
 COMPANIONS = {
     "pictures": re.compile(r".*_(?P<id>[0-9a-f]{12})\.jpg"),
@@ -20,14 +20,10 @@ COMPANIONS = {
 
 TABLES = ("images", "detections")
 FILES = ("coco.json", "summary.json", "_SUCCESS")
-RECORD = "run.json"
+LEFTOVER = re.compile(r"\.sodbatch-[0-9a-z_]+(\.tmp)?")
+"""Files that a killed run leaves: a half-written local file, or the probe whether a folder can be written."""
 
 log = logging.getLogger(__name__)
-
-
-def fingerprint_id(fields: dict[str, Any]) -> str:
-    """Hash what decides what a row says: model, threshold, preprocessing, columns, schema."""
-    return digest(json.dumps(fields, sort_keys=True))
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -82,22 +78,6 @@ def _check_unclaimed(output: str, storage: Storage) -> None:
         )
 
 
-def read_record(output: str, storage: Storage) -> dict[str, Any] | None:
-    """Read ``run.json``; None where there is none."""
-    url = f"{output}/{RECORD}"
-    if not storage.exists(url):
-        return None
-    try:
-        record = json.loads(storage.read_bytes(url))
-        if isinstance(record["fingerprint"], dict) and isinstance(record["attempt"], int):
-            return dict(record)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UsageError(
-        f"{display_uri(url)} is not the record of a run; delete it with its folder, or use another Global.output"
-    )
-
-
 class Standing(NamedTuple):
     """How a folder stands to a run.
 
@@ -118,38 +98,48 @@ def standing(output: str, fields: dict[str, Any], storage: Storage) -> Standing:
     return Standing(record["attempt"] + 1, record["fingerprint"] == fields and not record.get("deleting"))
 
 
-def begin(output: str, fields: dict[str, Any], storage: Storage) -> int:
-    """Make the folder this run's and return its attempt; tables of another fingerprint are deleted.
+def begin(output: str, fields: dict[str, Any], known: Standing, rank: Rank, storage: Storage) -> None:
+    """Make the folder a run's; tables of another fingerprint are deleted.
 
     The record is written before the tables of another run go, so that a kill in between leaves nothing that the
     next run could take for its own.
+
+    Args:
+        output: The folder, whose lease the run holds.
+        fields: The run's fingerprint.
+        known: How the folder stood to the run when its work was planned.
+        rank: The run.
+        storage: Where the folder lies.
+
+    Raises:
+        UsageError: Another run has begun, and perhaps ended, since then.
     """
-    attempt, goes_on = standing(output, fields, storage)
-    if attempt > 1 and not goes_on:
-        _write_record(output, {"fingerprint": fields, "attempt": attempt, "deleting": True}, storage)
+    if standing(output, fields, storage) != known:
+        raise UsageError(f"another run has just been at work on {display_uri(output)}; run the same command again")
+    if known.attempt > 1 and not known.goes_on:
+        write_record(output, fields, rank, storage, deleting=True)
         _delete_tables(output, storage)
     storage.delete(f"{output}/_SUCCESS")
-    _write_record(output, {"fingerprint": fields, "attempt": attempt}, storage)
-    return attempt
+    write_record(output, fields, rank, storage)
 
 
-def check_still_ours(output: str, fields: dict[str, Any], attempt: int, storage: Storage) -> None:
-    """Raise a JobError when another run has taken the folder over."""
-    record = read_record(output, storage)
-    if record is None or (record["fingerprint"], record["attempt"]) != (fields, attempt):
-        raise JobError(
-            f"another run has taken over {display_uri(output)}; run the same command again when it has ended"
-        )
+def sweep(output: str, storage: Storage) -> None:
+    """Delete what killed runs have left half written; stores without renaming have but the probes."""
+    if local_path(output) is not None:
+        found = storage.list_files(output)
+    elif is_s3(output):
+        found = storage.list_prefix(f"{output}/.sodbatch-")
+    else:
+        return
+    for info in list(found):
+        if LEFTOVER.fullmatch(info.url.rpartition("/")[2]):
+            storage.delete(info.url)
 
 
 def finish(output: str, summary: dict[str, Any], storage: Storage) -> None:
     """Write ``summary.json``, then ``_SUCCESS``: the last thing a run does."""
     storage.write_atomic(f"{output}/summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
     storage.write_atomic(f"{output}/_SUCCESS", b"")
-
-
-def _write_record(output: str, record: dict[str, Any], storage: Storage) -> None:
-    storage.write_atomic(f"{output}/{RECORD}", json.dumps(record, indent=2).encode() + b"\n")
 
 
 def _delete_tables(output: str, storage: Storage) -> None:

@@ -19,15 +19,18 @@ from sodbatch.companions import sample_rows, write_coco
 from sodbatch.config import Config
 from sodbatch.engine.inline import InlineEngine
 from sodbatch.engine.pipeline import Engine, Pipeline
-from sodbatch.errors import JobError, UsageError
+from sodbatch.errors import JobError, RunEndedError, UsageError
 from sodbatch.job import Job, build_pipeline, drawing, resolve
+from sodbatch.lease import USUAL_PACE, Lease, Pace, this_process, wait_until_free
 from sodbatch.ledger import Ledger, read_ledger, settle
-from sodbatch.output import begin, check_still_ours, fingerprint_id, finish, standing
+from sodbatch.output import begin, finish, standing, sweep
 from sodbatch.pending import Pending
 from sodbatch.progress import ProgressBar
+from sodbatch.record import check_ours, fingerprint_id
 from sodbatch.storage import display_uri
 from sodbatch.summary import count, worst_errors
 from sodbatch.tables import FAILED, OK
+from sodbatch.watch import Failures, Watch
 from sodbatch.write import Run
 
 log = logging.getLogger(__name__)
@@ -36,13 +39,14 @@ FRUITLESS_PASSES = 3
 """How often in a row what is missing is tried again without anything new being committed."""
 
 
-def run(config: Config, *, dry_run: bool = False, console: Console | None = None) -> int:
+def run(config: Config, *, dry_run: bool = False, console: Console | None = None, pace: Pace = USUAL_PACE) -> int:
     """Run the main job.
 
     Args:
         config: The configuration.
         dry_run: Only print the plan; nothing is written.
         console: Where to print; standard error by default.
+        pace: Of the lease on the output.
 
     Returns:
         0 when all pictures are ok, 3 when some failed.
@@ -59,10 +63,9 @@ def run(config: Config, *, dry_run: bool = False, console: Console | None = None
     if dry_run:
         _print_plan(job, console)
         return 0
-    job.storage.check_writable(job.output)
     with ProgressBar(console) as bar:
         bar.say(f"model {job.folder.model_name}, output {display_uri(job.output)}")
-        summary = _execute(job, bar, started)
+        summary = _execute(job, pace, bar, started)
     _print_result(job, summary, console)
     return 3 if summary[FAILED] else 0
 
@@ -76,42 +79,53 @@ def _engine(config: Config) -> Engine:
     return RayEngine(config)
 
 
-def _execute(job: Job, bar: ProgressBar, started: float) -> dict[str, Any]:
+def _execute(job: Job, pace: Pace, bar: ProgressBar, started: float) -> dict[str, Any]:
     """Run until every input is committed, settle, count, and declare the run finished.
 
-    Nothing of an output is touched before the engine is up; where nothing is pending, no engine is started.
+    Nothing of an output is touched before the engine is up; where nothing is pending, no engine is started. Whether
+    another run is at work there is asked before that, and again when the lease is taken.
     """
-    attempt, goes_on = standing(job.output, job.fields, job.storage)
-    bar.expect(job.manifest.count_hint())
-    pending = Pending(job.manifest, _done(job, attempt) if goes_on else Ledger(), on_end=bar.expect)
-    tables = pending.tables()
-    head = list(itertools.islice(tables, 2))  # two, so that the bar knows the total of a short manifest
+    dead = wait_until_free(job.output, job.storage, pace, bar.say)
+    job.storage.check_writable(job.output)
+    known = standing(job.output, job.fields, job.storage)
     run = Run(
         run_id=uuid.uuid4().hex,
-        attempt=attempt,
+        attempt=max(known.attempt, dead.attempt + 1 if dead else 1),
         fingerprint=fingerprint_id(job.fields),
         model_name=job.folder.model_name,
         model_fingerprint=job.folder.fingerprint,
     )
+    bar.expect(job.manifest.count_hint())
+    pending = Pending(job.manifest, _done(job, run) if known.goes_on else Ledger(), on_end=bar.expect)
+    tables = pending.tables()
+    head = list(itertools.islice(tables, 2))  # two, so that the bar knows the total of a short manifest
     description = "none, there was nothing to do"
-    with _engine(job.config) if head else contextlib.nullcontext() as engine:
-        begin(job.output, job.fields, job.storage)
-        if engine is not None:
-            description = engine.description
-            bar.say(description)
-            _run_pending(job, run, engine, pending, itertools.chain(head, tables), bar)
-    return _finish(job, run, pending, description, bar, started)
+    with contextlib.ExitStack() as held:
+        with _engine(job.config) if head else contextlib.nullcontext() as engine:
+            wait_until_free(job.output, job.storage, pace, bar.say, known_dead=dead)
+            lease = held.enter_context(Lease(job.output, job.storage, this_process(run.rank), pace))
+            begin(job.output, job.fields, known, run.rank, job.storage)
+            if engine is not None:
+                description = engine.description
+                bar.say(description)
+                _run_pending(job, run, engine, pending, itertools.chain(head, tables), bar, lease)
+        return _finish(job, run, pending, description, bar, started)
 
 
-def _done(job: Job, attempt: int) -> Ledger:
+def _done(job: Job, run: Run) -> Ledger:
     """Read what is done: with ``retry_failed``, failures of earlier attempts are not."""
-    return read_ledger(job.output, job.storage, redo_failed_before=attempt if job.config.Predict.retry_failed else 0)
+    before = run.attempt if job.config.Predict.retry_failed else 0
+    return read_ledger(job.output, run.fingerprint, job.storage, redo_failed_before=before)
 
 
 def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, started: float) -> dict[str, Any]:
     """Settle the tables, count them, write what is made from them, and declare the run finished."""
-    check_still_ours(job.output, job.fields, run.attempt, job.storage)
-    superseded = settle(job.output, job.storage)
+
+    def still_ours() -> None:
+        check_ours(job.output, run.rank, run.fingerprint, job.storage)
+
+    superseded = settle(job.output, run.fingerprint, still_ours, job.storage)
+    sweep(job.output, job.storage)
     counted = count(job.output, job.storage)
     if counted["doubles"] or counted["pictures"] != counted[OK] + counted[FAILED]:
         raise JobError(f"the tables do not add up: {counted}; nothing is lost, run the same command again")
@@ -140,22 +154,31 @@ def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, 
         "worst_errors": worst_errors(job.output, job.storage),
         "versions": _versions(),
     }
-    check_still_ours(job.output, job.fields, run.attempt, job.storage)
+    still_ours()
     finish(job.output, summary, job.storage)
     return summary
 
 
 def _run_pending(
-    job: Job, run: Run, engine: Engine, pending: Pending, tables: Iterator[pa.Table], bar: ProgressBar
+    job: Job,
+    run: Run,
+    engine: Engine,
+    pending: Pending,
+    tables: Iterator[pa.Table],
+    bar: ProgressBar,
+    lease: Lease,
 ) -> None:
     """Run what is pending, and what is missing after that again and again until nothing is.
 
     Raises:
         JobError: Nothing new came of the last tries; or the manifest or the backend turned out to be unusable.
+        RunEndedError: Another run has taken over, or too many pictures failed.
     """
     pipeline = build_pipeline(job, run, engine.actors)
+    failures = Failures(job.config.Predict.max_failure_ratio)
+    watch = Watch(bar, lease, failures)
     try:
-        failure = _run_pass(engine, pipeline, tables, bar)
+        failure = _run_pass(engine, pipeline, tables, bar, watch)
     except UsageError as error:
         raise JobError(f"{error} (the run had started: what it has committed stays)") from error
     for _ in tables:  # what an engine that gave up has not listed
@@ -163,9 +186,10 @@ def _run_pending(
     fewest = len(pending.listed) + 1
     fruitless = 0
     while True:
-        ledger = _done(job, run.attempt)
+        ledger = _done(job, run)
         missing = pending.listed.count_missing(ledger.done)
         if missing == 0:
+            failures.check(least=1)
             return
         fruitless = fruitless + 1 if missing >= fewest else 0
         if fruitless == FRUITLESS_PASSES:
@@ -174,12 +198,16 @@ def _run_pending(
                 f"{failure or 'no error was reported'}"
             )
         fewest = min(fewest, missing)
-        failure = _run_pass(engine, pipeline, Pending(job.manifest, ledger).tables(), bar)
+        failure = _run_pass(engine, pipeline, Pending(job.manifest, ledger).tables(), bar, watch)
 
 
-def _run_pass(engine: Engine, pipeline: Pipeline, tables: Iterable[pa.Table], bar: ProgressBar) -> JobError | None:
+def _run_pass(
+    engine: Engine, pipeline: Pipeline, tables: Iterable[pa.Table], bar: ProgressBar, watch: Watch
+) -> JobError | None:
     try:
-        engine.run(pipeline, tables, bar)
+        engine.run(pipeline, tables, watch)
+    except RunEndedError:
+        raise
     except JobError as error:
         bar.say(f"what is missing is tried again after: {error}")
         return error
@@ -210,12 +238,14 @@ def _versions() -> dict[str, str]:
 
 
 def _print_plan(job: Job, console: Console) -> None:
-    attempt, goes_on = standing(job.output, job.fields, job.storage)
-    pending = Pending(job.manifest, _done(job, attempt) if goes_on else Ledger())
+    known = standing(job.output, job.fields, job.storage)
+    fingerprint = fingerprint_id(job.fields)
+    run = Run("", known.attempt, fingerprint, job.folder.model_name, job.folder.fingerprint)
+    pending = Pending(job.manifest, _done(job, run) if known.goes_on else Ledger())
     for _ in pending.tables():
         pass
     with _engine(job.config) as engine:
-        pipeline = build_pipeline(job, Run("", 0, "", job.folder.model_name, job.folder.fingerprint), engine.actors)
+        pipeline = build_pipeline(job, run, engine.actors)
     console.print(
         f"model      {job.folder.model_name}, input {job.folder.preprocess.height} x {job.folder.preprocess.width}\n"
         f"threshold  {job.fields['threshold']}\n"

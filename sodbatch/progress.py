@@ -15,7 +15,7 @@ LINE_EVERY_S = 10.0
 
 
 class ProgressBar:
-    """Shows pictures done and failed, rate and time left; a context manager and an engine's listener.
+    """Shows pictures done and failed, rate and time left; a context manager.
 
     The rate is measured from the first part on, so that start-up does not spoil it.
 

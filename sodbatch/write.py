@@ -7,8 +7,8 @@ there before it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from urllib.parse import quote
 
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sodbatch.ids import part_name
+from sodbatch.ledger import FINGERPRINT_KEY
+from sodbatch.record import Rank, check_ours
 from sodbatch.storage import Storage
-from sodbatch.tables import OK, TIMED_STAGES, explode_detections, images_schema, to_parquet
+from sodbatch.tables import FAILED, TIMED_STAGES, explode_detections, images_schema, to_parquet
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """Folder name that Hive, Spark, DuckDB and pyarrow read as a null partition value."""
@@ -41,14 +43,27 @@ class Run:
     model_name: str
     model_fingerprint: str
 
+    @property
+    def rank(self) -> Rank:
+        """Which of two runs on one output may write."""
+        return Rank(self.attempt, self.run_id)
+
 
 @dataclass(frozen=True)
 class Written:
-    """What one write committed: pictures, how many of them failed, and notes for a person."""
+    """What one write committed.
+
+    Attributes:
+        pictures: How many.
+        failed: How many of them failed.
+        notes: Lines for a person.
+        errors: For each error class how many failed of it, and the first of them in words.
+    """
 
     pictures: int
     failed: int
     notes: tuple[str, ...] = ()
+    errors: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,13 +87,22 @@ class Write:
     companions: tuple[Callable[[pa.Table], list[str]], ...] = ()
 
     def __call__(self, rows: pa.Table) -> Written:
-        """Publish rows of :func:`sodbatch.tables.inferred_schema`; a repeated call lands on itself."""
+        """Publish rows of :func:`sodbatch.tables.inferred_schema`; a repeated call lands on itself.
+
+        Raises:
+            RunEndedError: The output belongs to another run by now.
+        """
+        self._check_ours()
         started = time.perf_counter()
         notes = [note for companion in self.companions for note in companion(rows)]
         for folder, part in self._partitions(rows):
             self._publish(folder, part, started)
             started = time.perf_counter()
-        return Written(len(rows), len(rows) - pc.sum(pc.equal(rows["status"], OK)).as_py(), tuple(notes))
+        failed = rows.filter(pc.equal(rows["status"], FAILED))
+        return Written(len(rows), len(failed), tuple(notes), _errors(failed))
+
+    def _check_ours(self) -> None:
+        check_ours(self.output, self.run.rank, self.run.fingerprint, self.storage)
 
     def _partitions(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         if self.partition_by is None:
@@ -96,10 +120,12 @@ class Write:
         seconds = {stage: pc.sum(rows[f"{stage}_seconds"]).as_py() or 0.0 for stage in TIMED_STAGES[:-1]}
         seconds["write"] = time.perf_counter() - started
         images = images.replace_schema_metadata(
-            {"sodbatch.run_fingerprint": self.run.fingerprint}
+            {FINGERPRINT_KEY: self.run.fingerprint}
             | {f"sodbatch.{stage}_seconds": f"{value:.3f}" for stage, value in seconds.items()}
         )
-        self.storage.write_atomic(f"{self.output}/images/{name}", to_parquet(images))
+        data = to_parquet(images)
+        self._check_ours()
+        self.storage.write_atomic(f"{self.output}/images/{name}", data)
 
     def _images(self, rows: pa.Table) -> pa.Table:
         schema = images_schema(self.passthrough)
@@ -119,6 +145,15 @@ class Write:
             for field in schema
         ]
         return pa.table(columns, schema=schema)
+
+
+def _errors(failed: pa.Table) -> dict[str, tuple[int, str]]:
+    """Count rows by their error class, and say where and why the first of each failed."""
+    errors: dict[str, tuple[int, str]] = {}
+    for row in failed.select(["uri", "error_class", "error_message"]).to_pylist():
+        number, example = errors.get(row["error_class"], (0, f"{row['uri']}: {row['error_message']}"))
+        errors[row["error_class"]] = (number + 1, example)
+    return errors
 
 
 def partition_folder(column: str, value: str | None) -> str:

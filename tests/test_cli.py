@@ -230,7 +230,7 @@ def test_show_takes_a_folder_with_a_slash_at_its_end(monkeypatch: pytest.MonkeyP
     def read_record(output: str, storage: object) -> None:
         asked.append(output)
 
-    monkeypatch.setattr("sodbatch.output.read_record", read_record)
+    monkeypatch.setattr("sodbatch.record.read_record", read_record)
     assert main(["show", "s3://bucket/tables/"]) == 2
     assert asked == ["s3://bucket/tables"]
     assert "s3://bucket/tables: no job has written here" in capsys.readouterr().err

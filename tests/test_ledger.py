@@ -1,23 +1,34 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import inferred_rows
+from fixtures_lease import FIELDS, claim
 
+from sodbatch.errors import RunEndedError
 from sodbatch.ids import digest, image_id
 from sodbatch.ledger import read_ledger, settle
+from sodbatch.record import fingerprint_id
 from sodbatch.storage import Storage
 from sodbatch.summary import count
-from sodbatch.write import Run, Write
+from sodbatch.write import Write
 
 A, B, C, D = (digest(name) for name in "abcd")
 
 
+FINGERPRINT = fingerprint_id(FIELDS)
+
+
 def commit(output: Path, rows: pa.Table, attempt: int = 1) -> None:
-    Write(str(output), Storage(), Run("run", attempt, "f", "model", "sha"), pa.schema([]))(rows)
+    Write(str(output), Storage(), claim(output, attempt), pa.schema([]))(rows)
+
+
+def settled(output: Path) -> int:
+    return settle(str(output), FINGERPRINT, lambda: None, Storage())
 
 
 def images(output: Path) -> dict[str, dict[str, object]]:
@@ -33,7 +44,7 @@ def boxes(output: Path) -> list[str]:
 
 
 def done(output: Path, ids: list[str], **options: int) -> list[bool]:
-    return read_ledger(str(output), Storage(), **options).done.contains(pa.array(ids)).tolist()
+    return read_ledger(str(output), FINGERPRINT, Storage(), **options).done.contains(pa.array(ids)).tolist()
 
 
 def test_what_is_committed_is_done_and_nothing_else(tmp_path: Path) -> None:
@@ -53,7 +64,7 @@ def test_files_of_others_are_neither_read_nor_deleted(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A]))
     for table in ("images", "detections"):
         (tmp_path / table / "part-00000-of-spark.parquet").write_bytes(b"theirs")
-    settle(str(tmp_path), Storage())
+    settled(tmp_path)
     assert done(tmp_path, [A]) == [True]
     assert len(list(tmp_path.rglob("part-00000-of-spark.parquet"))) == 2
 
@@ -69,7 +80,7 @@ def test_failed_pictures_are_done_unless_they_are_to_be_retried(tmp_path: Path) 
 def test_a_document_is_done_when_its_pages_are_all_committed_in_whatever_parts(tmp_path: Path) -> None:
     pages = [image_id(A, i) for i in range(3)]
     commit(tmp_path, inferred_rows(pages[:2], input_id=A, pages=[0, 1], page_count=3))
-    ledger = read_ledger(str(tmp_path), Storage())
+    ledger = read_ledger(str(tmp_path), FINGERPRINT, Storage())
     assert ledger.done.contains(pa.array([A])).tolist() == [False]
     assert ledger.partial[A].pages == {0, 1} and ledger.partial[A].page_count == 3
     commit(tmp_path, inferred_rows(pages[2:], input_id=A, pages=[2], page_count=3))
@@ -81,18 +92,18 @@ def test_a_document_is_done_when_its_pages_are_all_committed_in_whatever_parts(t
 def test_settling_keeps_the_latest_attempt_and_its_boxes(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A, B, C], failed=True), attempt=1)
     commit(tmp_path, inferred_rows([B], boxes=2), attempt=2)
-    assert settle(str(tmp_path), Storage()) == 1
+    assert settled(tmp_path) == 1
     rows = images(tmp_path)
     assert {key: row["status"] for key, row in rows.items()} == {A: "failed", B: "ok", C: "failed"}
     assert boxes(tmp_path) == [B, B]
-    assert settle(str(tmp_path), Storage()) == 0
+    assert settled(tmp_path) == 0
 
 
 def test_settling_takes_out_doubles_of_one_attempt_and_the_boxes_that_go_with_them(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A, B], boxes=2))
     commit(tmp_path, inferred_rows([B, C], boxes=3))
     commit(tmp_path, inferred_rows([B, D], failed=True))
-    assert settle(str(tmp_path), Storage()) == 2
+    assert settled(tmp_path) == 2
     rows = images(tmp_path)
     assert set(rows) == {A, B, C, D} and rows[B]["status"] == "ok"
     assert boxes(tmp_path) == sorted([A] * 2 + [B] * rows[B]["num_detections"] + [C] * 3)
@@ -101,7 +112,7 @@ def test_settling_takes_out_doubles_of_one_attempt_and_the_boxes_that_go_with_th
 def test_a_later_failure_supersedes_an_earlier_success(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A, B]), attempt=1)
     commit(tmp_path, inferred_rows([A], failed=True), attempt=2)
-    settle(str(tmp_path), Storage())
+    settled(tmp_path)
     assert images(tmp_path)[A]["status"] == "failed"
     assert boxes(tmp_path) == [B]
 
@@ -109,8 +120,35 @@ def test_a_later_failure_supersedes_an_earlier_success(tmp_path: Path) -> None:
 def test_a_failed_document_gives_way_to_its_pages(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A, B], failed=True), attempt=1)
     commit(tmp_path, inferred_rows([image_id(A, 0)], input_id=A, pages=[0]), attempt=2)
-    settle(str(tmp_path), Storage())
+    settled(tmp_path)
     assert set(images(tmp_path)) == {B, image_id(A, 0)}
+
+
+def test_parts_of_another_fingerprint_do_not_count_and_go(tmp_path: Path) -> None:
+    late = claim(tmp_path, fields={"threshold": 0.9})
+    Write(str(tmp_path), Storage(), late, pa.schema([]))(inferred_rows([A, B], boxes=2))
+    commit(tmp_path, inferred_rows([B], boxes=1), attempt=2)
+    assert done(tmp_path, [A, B]) == [False, True]
+    assert settled(tmp_path) == 0
+    assert set(images(tmp_path)) == {B} and boxes(tmp_path) == [B]
+
+
+def test_nothing_is_settled_once_the_output_is_anothers(tmp_path: Path) -> None:
+    commit(tmp_path, inferred_rows([A, B], boxes=2))
+    commit(tmp_path, inferred_rows([B, C], boxes=1), attempt=2)
+    orphan = next(tmp_path.glob("detections/*"))
+    (tmp_path / "images" / orphan.name).rename(tmp_path / "kept")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for looks in range(2):  # lost before the first look, and between that and the first change
+        answers = iter([None] * looks)
+
+        def check(answers: Iterator[None] = answers) -> None:
+            if next(answers, "lost") == "lost":
+                raise RunEndedError("lost")
+
+        with pytest.raises(RunEndedError):
+            settle(str(tmp_path), FINGERPRINT, check, Storage())
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_detections_follow_images_after_a_writer_was_killed_between_the_two(tmp_path: Path) -> None:
@@ -119,7 +157,7 @@ def test_detections_follow_images_after_a_writer_was_killed_between_the_two(tmp_
     first, second = sorted(tmp_path.glob("images/*"), key=lambda part: len(pq.read_table(part)))
     first.unlink()
     (tmp_path / "detections" / second.name).unlink()
-    settle(str(tmp_path), Storage())
+    settled(tmp_path)
     assert boxes(tmp_path) == sorted([A, A, B, B])
 
 

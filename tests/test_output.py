@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fixtures_s3 import S3Bucket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sodbatch.errors import JobError, UsageError
+from sodbatch.errors import RunEndedError, UsageError
 from sodbatch.ids import digest
-from sodbatch.output import begin, check_still_ours, choose_output, differences, fingerprint_id, finish, standing
+from sodbatch.output import begin, choose_output, differences, finish, standing, sweep
+from sodbatch.record import Rank, check_ours, fingerprint_id
 from sodbatch.storage import Storage
 from sodbatch.tables import to_parquet
 
@@ -20,9 +22,17 @@ PART = "part-" + "0" * 32 + ".parquet"
 ID = digest("a")
 
 
+def start(output: str, fields: dict[str, object], storage: Storage | None = None) -> Rank:
+    """Begin as the job does, and return which run that makes."""
+    known = standing(output, fields, Storage())
+    rank = Rank(known.attempt, f"run {known.attempt}")
+    begin(output, fields, known, rank, storage or Storage())
+    return rank
+
+
 def filled(output: Path, fields: dict[str, object] = FIELDS) -> str:
     """A folder with a run's tables and companions of the picture ID."""
-    begin(str(output), fields, Storage())
+    start(str(output), fields)
     for table in ("images", "detections"):
         (output / table).mkdir()
         (output / table / PART).write_bytes(to_parquet(pa.table({"image_id": [ID]})))
@@ -41,7 +51,7 @@ def test_the_same_fingerprint_goes_on_and_counts_attempts(tmp_path: Path) -> Non
     output = filled(tmp_path / "out")
     assert choose_output(output, FIELDS, "refuse", Storage()) == output
     assert (tmp_path / "out" / "_SUCCESS").exists()
-    assert begin(output, FIELDS, Storage()) == 2
+    assert start(output, FIELDS).attempt == 2
     assert files(tmp_path / "out") >= {f"images/{PART}", f"pictures/a_{ID[:12]}.jpg"}
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
@@ -73,7 +83,7 @@ def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -
         (tmp_path / "out" / name).write_bytes(b"mine")
     assert choose_output(output, OTHER, "overwrite", Storage()) == output
     assert standing(output, OTHER, Storage()) == (2, False)
-    assert begin(output, OTHER, Storage()) == 2
+    assert start(output, OTHER).attempt == 2
     assert files(tmp_path / "out") == {"run.json", *mine}
 
 
@@ -82,7 +92,7 @@ def test_a_first_run_deletes_nothing(tmp_path: Path) -> None:
     for name in ("pictures/COCO_val2014_000000000001.jpg", "data.json"):
         (tmp_path / name).write_bytes(b"mine")
     assert standing(str(tmp_path), FIELDS, Storage()) == (1, False)
-    assert begin(str(tmp_path), FIELDS, Storage()) == 1
+    assert start(str(tmp_path), FIELDS).attempt == 1
     assert files(tmp_path) == {"run.json", "pictures/COCO_val2014_000000000001.jpg", "data.json"}
 
 
@@ -97,10 +107,41 @@ def test_files_of_others_that_a_run_would_write_are_refused(tmp_path: Path, name
 
 def test_a_run_notices_that_another_has_taken_over(tmp_path: Path) -> None:
     output = filled(tmp_path / "out")
-    check_still_ours(output, FIELDS, 1, Storage())
-    begin(output, FIELDS, Storage())
-    with pytest.raises(JobError, match="taken over"):
-        check_still_ours(output, FIELDS, 1, Storage())
+    check_ours(output, Rank(1, "run 1"), fingerprint_id(FIELDS), Storage())
+    second = start(output, FIELDS)
+    with pytest.raises(RunEndedError, match="taken it over"):
+        check_ours(output, Rank(1, "run 1"), fingerprint_id(FIELDS), Storage())
+    check_ours(output, second, fingerprint_id(FIELDS), Storage())
+
+
+@pytest.mark.parametrize("fields", [FIELDS, OTHER])
+def test_a_run_that_another_has_come_before_since_it_was_planned_touches_nothing(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    known = standing(str(tmp_path / "out"), FIELDS, Storage())
+    output = filled(tmp_path / "out", fields)
+    before = files(tmp_path / "out")
+    with pytest.raises(UsageError, match="has just been at work"):
+        begin(output, FIELDS, known, Rank(1, "late"), Storage())
+    assert files(tmp_path / "out") == before
+
+
+def test_what_killed_runs_left_half_written_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    output = filled(tmp_path / "out")
+    before = files(tmp_path / "out") | {".hidden.tmp", "images/.sodbatch", "images/my.sodbatch-1.tmp"}
+    left = {".sodbatch-0123456789abcdef", "images/.sodbatch-ab_d3f8h.tmp", "pictures/.sodbatch-x7.tmp"}
+    for name in before | left:
+        (tmp_path / "out" / name).touch()
+    sweep(output, Storage())
+    assert files(tmp_path / "out") == before
+
+
+def test_probes_left_on_s3_are_swept_and_nothing_else(s3_bucket: S3Bucket) -> None:
+    for key in ("out/.sodbatch-0123456789abcdef", "out/run.json", "out/.sodbatch-mine!", "out2/.sodbatch-0123"):
+        s3_bucket.put(key)
+    sweep(f"{s3_bucket.url}/out", Storage(s3_bucket.section))
+    found = s3_bucket.client().list_objects_v2(Bucket=s3_bucket.name)["Contents"]
+    assert {item["Key"] for item in found} == {"out/run.json", "out/.sodbatch-mine!", "out2/.sodbatch-0123"}
 
 
 def test_a_kill_while_overwriting_leaves_nothing_to_be_taken_for_the_new_run(tmp_path: Path) -> None:
@@ -111,8 +152,8 @@ def test_a_kill_while_overwriting_leaves_nothing_to_be_taken_for_the_new_run(tmp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        begin(output, OTHER, Killed())
-    begin(output, OTHER, Storage())
+        start(output, OTHER, Killed())
+    start(output, OTHER)
     assert files(tmp_path / "out") == {"run.json"}
 
 

@@ -69,6 +69,7 @@ class PredictSection(Section):
     path_column: Text | None = None
     id_from_etag: bool = False
     retry_failed: bool = False
+    max_failure_ratio: Score = 1.0
 
 
 class ResourcesSection(Section):
@@ -138,11 +139,12 @@ class FetchSection(Section):
 
 
 class LimitsSection(Section):
-    """Bounds enforced from headers, before memory is spent; beyond one, a row is ``too_large``."""
+    """Bounds on one picture or page; the first three from headers, before memory is spent."""
 
     max_bytes: int = Field(256 * 2**20, ge=1)
     max_pixels: int = Field(200_000_000, ge=1)
     max_pages: int = Field(5_000, ge=1)
+    max_seconds: float = Field(300.0, gt=0)
 
 
 class ExportSection(Section):
