@@ -6,11 +6,14 @@ Pictures never ride through the tables' blocks: those to be drawn are fetched an
 from __future__ import annotations
 
 import json
+import os
 import re
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import cv2
@@ -22,7 +25,7 @@ from sodbatch.decode import FailedPage, Page, decode_pages
 from sodbatch.errors import ErrorClass, PictureError
 from sodbatch.fetch import Fetcher
 from sodbatch.ledger import part_urls, read_parts
-from sodbatch.storage import Storage, redact
+from sodbatch.storage import Storage, local_path, redact
 from sodbatch.tables import OK
 from sodbatch.threshold import Detections
 from sodbatch.visualize import draw
@@ -143,12 +146,40 @@ def write_coco(output: str, storage: Storage) -> None:
     ``image_id`` is the manifest's ``coco_image_id`` where the input was a COCO file, else the table's; ``category_id``
     is the class id plus one, as in VisDrone's COCO files; ``bbox`` is [x, y, width, height].
     """
-    with storage.open(f"{output}/coco.json", "wb") as file:
+    with _open_whole(f"{output}/coco.json", storage) as file:
         separator = b"[\n"
         for result in _coco_results(output, storage):
             file.write(separator + json.dumps(result).encode())
             separator = b",\n"
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+
+@contextmanager
+def _open_whole(url: str, storage: Storage) -> Iterator[IO[bytes]]:
+    """Open a file for writing that is there whole when the block ends, and not at all when it does not."""
+    path = local_path(url)
+    if path is not None:
+        temporary = f"{os.path.dirname(path)}/.sodbatch-{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return
+    upload: Any = storage.open(url, "wb")  # visible when closed
+    try:
+        yield upload
+    except BaseException:
+        if hasattr(upload, "discard"):
+            with suppress(Exception):
+                upload.discard()
+            upload.closed = True  # nor does its destructor close it
+        raise
+    upload.close()
 
 
 def _coco_results(output: str, storage: Storage) -> Iterator[dict[str, Any]]:

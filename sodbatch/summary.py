@@ -98,6 +98,8 @@ def show(output: str, storage: Storage) -> str:
         f"  detections  {counted['detections']:>12,}   {counted['capped']:,} pictures capped",
         f"  parts       {counted['parts']:>12,}",
     ]
+    if counted["doubles"]:
+        lines.append(f"  doubles     {counted['doubles']:>12,}   the same command takes them out")
     if summary:
         lines.append(f"  model       {summary['model_name']}, threshold {summary['threshold']}")
     lines += _block("classes", counted["classes"]) + _block("errors", counted["errors"])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -7,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from fakes import LABELS, inferred_rows
+from fixtures_lease import claim
 from PIL import Image
 
-from sodbatch.companions import DrawPictures, companion_name
+from sodbatch import companions
+from sodbatch.companions import DrawPictures, companion_name, write_coco
 from sodbatch.config import FetchSection, LimitsSection
 from sodbatch.fetch import Fetcher
 from sodbatch.ids import digest
 from sodbatch.storage import Storage
+from sodbatch.write import Write
 
 A, B = digest("a"), digest("b")
 
@@ -65,3 +71,50 @@ def test_failed_pictures_and_those_with_fewer_boxes_are_not_drawn(tmp_path: Path
 )
 def test_companions_are_named_after_their_picture(uri: str, page: int | None, name: str) -> None:
     assert companion_name({"uri": uri, "page_index": page, "image_id": A}) == f"{name}_{A[:12]}"
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+@pytest.fixture(params=["local", "s3"])
+def finished(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Storage]:
+    """An output with the rows of one picture, and a ``coco.json`` of an earlier run."""
+    output, storage = str(tmp_path), Storage()
+    if request.param == "s3":
+        bucket = request.getfixturevalue("s3_bucket")
+        output, storage = f"{bucket.url}/out", Storage(bucket.section)
+    run = claim(tmp_path)
+    storage.write_atomic(f"{output}/run.json", (tmp_path / "run.json").read_bytes())
+    Write(output, storage, run, pa.schema([]))(inferred_rows([A], boxes=2))
+    storage.write_atomic(f"{output}/coco.json", b"[]")
+    return output, storage
+
+
+def names(output: str, storage: Storage) -> list[str]:
+    return sorted(info.url.removeprefix(f"{output}/").partition("/")[0] for info in storage.list_files(output))
+
+
+def test_coco_is_replaced_whole(finished: tuple[str, Storage]) -> None:
+    output, storage = finished
+    write_coco(output, storage)
+    boxes = json.loads(storage.read_bytes(f"{output}/coco.json"))
+    assert boxes == [{"image_id": A, "category_id": 2, "bbox": [1.0, 2.0, 2.0, 2.0], "score": 0.75}] * 2
+    assert names(output, storage) == ["coco.json", "detections", "images", "run.json"]
+
+
+@pytest.mark.parametrize("size", [10, 60 * 2**20])  # s3fs uploads in pieces of 50 MiB
+def test_coco_that_breaks_off_leaves_the_old_one_and_nothing_else(
+    finished: tuple[str, Storage], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def break_off(*_: object) -> Iterator[str]:
+        yield "x" * size
+        raise Killed
+
+    output, storage = finished
+    monkeypatch.setattr(companions, "_coco_results", break_off)
+    with pytest.raises(Killed):
+        write_coco(output, storage)
+    gc.collect()
+    assert storage.read_bytes(f"{output}/coco.json") == b"[]"
+    assert names(output, storage) == ["coco.json", "detections", "images", "run.json"]
