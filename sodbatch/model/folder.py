@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sodbatch.errors import UsageError
+from sodbatch.model.untrusted import read_json, read_yaml
 from sodbatch.preprocess import Preprocess, parse_preprocess
 
 CONFIG_NAMES = ("inference.yml", "infer_cfg.yml")
@@ -22,6 +20,8 @@ DEFAULT_KEEP_TOP_K = 500
 DEFAULT_DRAW_THRESHOLD = 0.5
 NO_CAP = 2**31 - 1
 CHUNK_BYTES = 2**20
+MAX_SIDE = 8192
+"""Of a model's input; the largest official one is 1920."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,7 @@ def _find_files(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path.name} is not YAML: {error}") from error
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise UsageError(f"{path.name} holds no sections")
     return config
@@ -152,21 +149,21 @@ def _draw_threshold(config: dict[str, Any]) -> float:
 
 
 def _read_graph(program: Path) -> GraphFacts:
-    content = program.read_bytes()
     if program.suffix == ".pdmodel":  # protobuf; the names stand in it as plain bytes
-        inputs: dict[str, list[int]] = {name: [] for name in GRAPH_INPUTS if name.encode() in content}
-        return GraphFacts(inputs, DEFAULT_KEEP_TOP_K)
+        content = program.read_bytes()
+        return GraphFacts({name: [] for name in GRAPH_INPUTS if name.encode() in content}, DEFAULT_KEEP_TOP_K)
+    content = read_json(program)
+    inputs: dict[str, list[int]] = {}
+    keep_top_k = DEFAULT_KEEP_TOP_K
     try:
-        operations = json.loads(content)["program"]["regions"][0]["blocks"][0]["ops"]
-        inputs = {}
-        keep_top_k = DEFAULT_KEEP_TOP_K
-        for kind, attributes in _attributes(operations):
+        for kind, attributes in _attributes(content["program"]["regions"][0]["blocks"][0]["ops"]):
             if kind == "data":
-                inputs[attributes["name"]] = attributes["shape"]
+                inputs[str(attributes["name"])] = [int(side) for side in attributes["shape"]]
             elif kind == "multiclass_nms3":
-                keep_top_k = attributes["keep_top_k"] if attributes["keep_top_k"] >= 0 else NO_CAP
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UsageError(f"{program.name} is not a Paddle 3 program ({error!r})") from error
+                cap = int(attributes["keep_top_k"])
+                keep_top_k = cap if 0 <= cap < NO_CAP else NO_CAP
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+        raise UsageError(f"{program.name} is not a Paddle 3 program ({error!r:.200})") from error
     return GraphFacts(inputs, keep_top_k)
 
 
@@ -179,9 +176,14 @@ def _attributes(operations: list[dict[str, Any]]) -> Iterator[tuple[str, dict[st
 
 
 def _check_inputs(graph: GraphFacts, preprocess: Preprocess) -> None:
+    if max(preprocess.height, preprocess.width) > MAX_SIDE:
+        raise UsageError(
+            f"Preprocess makes pictures of {preprocess.height} x {preprocess.width} pixels; expected sides of at most "
+            f"{MAX_SIDE}"
+        )
     if set(graph.inputs) != GRAPH_INPUTS:
         raise UsageError(
-            f"the graph takes {', '.join(sorted(graph.inputs)) or 'nothing known'}; "
+            f"the graph takes {', '.join(sorted(graph.inputs))[:200] or 'nothing known'}; "
             "expected a PP-YOLOE detector, which takes image and scale_factor"
         )
     size, expected = graph.inputs["image"][2:], (preprocess.height, preprocess.width)
