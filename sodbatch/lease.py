@@ -74,13 +74,13 @@ def this_process(rank: Rank) -> Holder:
 def read_lease(output: str, storage: Storage) -> Holder | None:
     """Read a lease; None where there is none. One that says nothing a run would write is a nameless run's."""
     try:
-        data = with_retries(lambda: storage.read_bytes(f"{output}/{LEASE}", max_bytes=1 << 16), storage.fetch_section)
+        data = with_retries(lambda: storage.read_bytes(f"{output}/{LEASE}"), storage.fetch_section)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         said = json.loads(data)
         holder = Holder(**{field.name: said[field.name] for field in fields(Holder)})
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return Holder()
     sound = isinstance(holder.run_id, str) and all(type(x) is int for x in (holder.attempt, holder.pid, holder.beat))
     return holder if sound else Holder()

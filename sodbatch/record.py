@@ -46,7 +46,7 @@ def read_record(output: str, storage: Storage) -> dict[str, Any] | None:
         run_id = record.setdefault("run_id", "")
         if isinstance(record["fingerprint"], dict) and type(record["attempt"]) is int and isinstance(run_id, str):
             return dict(record)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UsageError(
         f"{display_uri(url)} is not the record of a run; delete it with its folder, or use another Global.output"

@@ -166,7 +166,7 @@ def test_tables_of_unknown_origin_are_refused(tmp_path: Path) -> None:
         choose_output(str(tmp_path), FIELDS, "refuse", Storage())
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"fingerprint": 1, "attempt": 1}'])
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[" * 100_000, '{"fingerprint": 1, "attempt": 1}'])
 def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UsageError, match="not the record of a run"):
