@@ -669,3 +669,22 @@ def test_other_keys_of_coco_images_pass_through(tmp_path: Path) -> None:
         (1, 50.5, "new", '["x"]'),
         (2, None, None, None),
     ]
+
+
+def test_parquet_with_corrupt_pages_or_text_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    """The first case was found by fuzzing: the footer is whole, a page is not."""
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"] * 50}), path, compression="zstd")
+    whole = path.read_bytes()
+    for place in range(4, 60):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            list(open_manifest(str(path), Storage()).tables())
+        except UsageError as error:
+            assert "list.parquet" in str(error) and "\n" not in str(error)
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    for name in ("path", "other"):
+        columns = {"path": ["a.jpg"], "other": ["x"]} | {name: bad}
+        pq.write_table(pa.table(columns), path, use_dictionary=False, write_statistics=False)
+        with pytest.raises(UsageError, match="list.parquet: .*UTF8"):
+            list(open_manifest(str(path), Storage()).tables())

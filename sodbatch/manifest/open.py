@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pyarrow as pa
+
 from sodbatch.manifest.coco import CocoManifest
 from sodbatch.manifest.parquet import ParquetManifest, list_parts
 from sodbatch.manifest.pictures import SUFFIXES, PictureList, PictureTree, has_magic, suffix
@@ -30,7 +32,7 @@ def open_reader(source: str, storage: Storage, *, path_column: str | None, with_
     """
     try:
         return _open(source, storage, path_column, with_etag, check)
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise cannot_read(display_uri(source), error) from error
 
 

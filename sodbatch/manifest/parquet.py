@@ -105,12 +105,14 @@ class ParquetManifest:
     def _first_paths(self) -> list[str]:
         for part in self._parts:
             for batch in self._batches(part, FIRST_ROWS):
-                return [str(path) for path in batch.column(self._path).to_pylist() if path is not None]
+                paths = self._column(batch, self._path, pa.string(), part).to_pylist()
+                return [path for path in paths if path is not None]
         return []
 
     def _column(self, batch: pa.RecordBatch, name: str, kind: pa.DataType, part: _Part) -> pa.Array:
         if name in batch.schema.names:
             column = batch.column(name)
+            column.validate(full=True)  # a file may hold text that is not UTF-8
             if isinstance(column, pa.ExtensionArray):
                 column = column.storage
             return column.cast(kind)
