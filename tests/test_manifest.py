@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -688,3 +691,80 @@ def test_parquet_with_corrupt_pages_or_text_that_is_not_utf8_is_one_line(tmp_pat
         pq.write_table(pa.table(columns), path, use_dictionary=False, write_statistics=False)
         with pytest.raises(UsageError, match="list.parquet: .*UTF8"):
             list(open_manifest(str(path), Storage()).tables())
+
+
+HOSTILE: list[tuple[str, Any, Any]] = [
+    ("nul.txt", b"a\0b.jpg\n/c.jpg\n", ["a\0b.jpg", "/c.jpg"]),
+    ("nul.csv", b'path,n\n"a\0b.jpg",1\n', ["a\0b.jpg"] if sys.version_info >= (3, 11) else "not valid CSV"),
+    ("nul.jsonl", b'{"path": "a\\u0000b.jpg"}\n', ["a\0b.jpg"]),
+    ("nul-raw.jsonl", b'{"path": "a\0b.jpg"}\n', "line 1: not valid JSON"),
+    ("bom.txt", b"\xef\xbb\xbf/a.jpg\r\n/b.jpg\r\n", ["/a.jpg", "/b.jpg"]),
+    ("bom.csv", b"\xef\xbb\xbfpath\r\n/a.jpg\r\n", ["/a.jpg"]),
+    ("bom.jsonl", b'\xef\xbb\xbf{"path": "/a.jpg"}\r\n', ["/a.jpg"]),
+    ("bom.json", b'\xef\xbb\xbf{"images": [{"file_name": "/a.jpg"}]}', ["/a.jpg"]),
+    ("utf16.csv", "path\n/a.jpg\n".encode("utf-16"), "expected UTF-8"),
+    ("utf16.jsonl", '{"path": "/a.jpg"}'.encode("utf-16"), "line 1: not valid JSON"),
+    ("utf16.json", '{"images": []}'.encode("utf-16"), "expected a COCO file"),
+    ("quotes.csv", b'path,n\n/a"b.jpg,1\n', ['/a"b.jpg']),
+    ("quotes2.csv", b'path,n\n"/a"b.jpg,1\n', "line 2: not valid CSV"),
+    ("lines.csv", b'path,n\n"/a\n.jpg",1\n', ["/a\n.jpg"]),
+    ("column.csv", b"picture,n\n/a.jpg,1\n", "lacks a column named one of .*picture, n"),
+    ("column.jsonl", b'{"picture": "/a.jpg"}\n', "lacks a column named one of"),
+    ("types.jsonl", b'{"path": ["/a.jpg"]}\n', "lacks a column named one of"),
+    ("list.jsonl", b'["/a.jpg"]\n', "line 1: expected an object, found list"),
+    ("text.jsonl", b'"/a.jpg"\n', "line 1: expected an object, found str"),
+    ("nan.jsonl", b'{"path": "/a.jpg", "n": NaN, "m": 1e999}\n', ["/a.jpg"]),
+    ("large.jsonl", b'{"path": "/a.jpg", "n": ' + b"9" * 25 + b"}\n", "column 'n'"),
+    ("digits.jsonl", b'{"path": "/a.jpg", "n": ' + b"9" * 9999 + b"}\n", "line 1: not valid JSON|column 'n'"),
+    ("deep.jsonl", b'{"path": ' + b"[" * 10**6 + b"\n", "line 1: not valid JSON"),
+    ("deep.json", b'{"images": ' + b'[{"a":' * 10**6, "expected a COCO file"),
+    ("ids.json", b'{"images": [{"file_name": "/a.jpg", "id": 1.5}]}', "id, width, height as integers"),
+    ("whole.json", b'{"images": [{"file_name": "/a.jpg", "id": 1.0, "width": 640.0}]}', ["/a.jpg"]),
+    ("true.json", b'{"images": [{"file_name": "/a.jpg", "id": true}]}', "id, width, height as integers"),
+    ("ids2.json", b'{"images": [{"file_name": "/a.jpg", "id": 99999999999999999999}]}', "id, width, height as"),
+    ("ids3.json", b'{"images": [{"file_name": "/a.jpg", "width": [1]}]}', "id, width, height as integers"),
+    ("images.json", b'{"images": {"file_name": "/a.jpg"}}', "expected a COCO file"),
+    ("texts.json", b'{"images": ["/a.jpg"]}', "found str in the list"),
+    ("footer.parquet", b"PAR1" + b"x" * 100 + b"\xff\xff\xff\x7fPAR1", "cannot read"),
+    ("footer2.parquet", b"PAR1" + bytes(100) + b"\x10\0\0\0PAR1", "cannot read"),
+    ("text.parquet", b"path\n/a.jpg\n", "cannot read"),
+    ("blanks.txt", b" \n\t\n\r\n" * 300_000 + b"/a.jpg\n", ["/a.jpg"]),
+    ("blanks.csv", b"path\n" + b"\r\n" * 300_000 + b"/a.jpg\n", ["/a.jpg"]),
+    ("blanks.jsonl", b" \n" * 300_000 + b'{"path": "/a.jpg"}\n', ["/a.jpg"]),
+    ("blanks.json", b" " * 3_000_000 + b'{"images": [{"file_name": "/a.jpg"}]}', ["/a.jpg"]),
+    ("wide.csv", ",".join(["path", *(f"c{i}" for i in range(10_000))]) + "\n/a.jpg" + ",1" * 10_000, ["/a.jpg"]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), HOSTILE, ids=[name for name, *_ in HOSTILE])
+def test_a_hostile_manifest_is_read_as_it_stands_or_one_clear_line(
+    tmp_path: Path, name: str, content: Any, expected: list[str] | str
+) -> None:
+    write(tmp_path / name, content)
+    try:
+        rows = rows_of(open_manifest(str(tmp_path / name), STORAGE))
+    except UsageError as error:
+        assert isinstance(expected, str), error
+        assert re.search(expected, str(error)) and "\n" not in str(error) and len(str(error)) < 500
+    else:
+        assert [row["source"].removeprefix(f"{tmp_path}/") for row in rows] == expected
+
+
+@pytest.mark.parametrize(("name", "start"), [("m.txt", b""), ("m.csv", b"path\n"), ("m.jsonl", b""), ("m.json", b"{")])
+def test_a_line_of_a_gigabyte_costs_a_bounded_memory(tmp_path: Path, name: str, start: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(start + b'"')
+    os.truncate(path, 2**30)  # NULs, which take no room on the disk
+    script = (
+        "import sys\n"
+        "from sodbatch.errors import UsageError\nfrom sodbatch.manifest import open_manifest\n"
+        "from sodbatch.storage import Storage\n"
+        "high = lambda: int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])\n"
+        "base = high()\n"
+        "try:\n    list(open_manifest(sys.argv[1], Storage()).tables())\n"
+        "except UsageError as error:\n    print(high() - base, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    kibibytes, _, message = done.stdout.partition(" ")
+    assert name in message
+    assert int(kibibytes) < 600 * 2**10

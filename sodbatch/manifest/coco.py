@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from sodbatch.errors import UsageError
-from sodbatch.manifest.json_values import infer_type, scalar
-from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, folder_of, join, passthrough_fields
+from sodbatch.manifest.json_values import fits, infer_type, scalar
+from sodbatch.manifest.rows import FIRST_ROWS, MAX_LINE_BYTES, Rows, choose_base, folder_of, join, passthrough_fields
 from sodbatch.storage import Storage, display_uri
 
 _BLOCK = 1 << 20
@@ -54,10 +54,7 @@ class CocoManifest:
         while chunk := list(islice(images, rows)):
             try:
                 paths = pa.array([image.get("file_name") for image in chunk], pa.string())
-                values = [
-                    pa.array([scalar(image.get(key)) for image in chunk], field.type)
-                    for key, field in zip(self._keys, self.passthrough)
-                ]
+                values = [self._column(key, chunk, field.type) for key, field in zip(self._keys, self.passthrough)]
             except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
                 raise UsageError(
                     f"{self.name}: expected images with file_name as text, id, width, height as integers and other "
@@ -70,6 +67,15 @@ class CocoManifest:
     def count_hint(self) -> int | None:
         """Return None: entries are not counted ahead."""
         return None
+
+    @staticmethod
+    def _column(key: str, images: list[dict[str, Any]], kind: pa.DataType) -> pa.Array:
+        values = [scalar(image.get(key)) for image in images]
+        if key in _COLUMNS:  # some tools write 640.0
+            values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+        if not fits(values, kind):
+            raise TypeError(f"{key} is not {kind} in all of them")
+        return pa.array(values, kind)
 
     def _images(self) -> Iterator[dict[str, Any]]:
         with self._storage.open(self._url) as file:
@@ -146,7 +152,7 @@ class _JsonStream:
             try:
                 value, end = self._decoder.raw_decode(self._window, self._position)
             except json.JSONDecodeError:
-                if not self._grow(size):
+                if len(self._window) - self._position > MAX_LINE_BYTES or not self._grow(size):
                     raise
                 size *= 2
                 continue

@@ -23,6 +23,9 @@ SOURCE_SCHEMA = pa.schema([pa.field(name, pa.string(), name == "etag") for name 
 FIRST_ROWS = 1_000
 """Rows of a manifest that are looked at when it is opened."""
 
+MAX_LINE_BYTES = 1 << 26
+"""Of a line of any manifest, and of a value of a COCO file: enough for captions and JSON; a bound on the memory."""
+
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://|[A-Za-z][A-Za-z0-9+.\-]*::|file:/)"
 _PROBES = 10
 

@@ -7,18 +7,26 @@ import io
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sodbatch.errors import UsageError
 from sodbatch.manifest.json_values import fits, infer_type, scalar
-from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, find_path_column, list_bases, passthrough_fields
+from sodbatch.manifest.rows import (
+    FIRST_ROWS,
+    MAX_LINE_BYTES,
+    Rows,
+    choose_base,
+    find_path_column,
+    list_bases,
+    passthrough_fields,
+)
 from sodbatch.storage import Storage, display_uri
 
 _BLOCK_BYTES = 1 << 22
-csv.field_size_limit(1 << 30)  # captions and JSON in a field pass the module's bound of 128 KiB
+csv.field_size_limit(MAX_LINE_BYTES)  # the module's own bound is 128 KiB
 
 
 class TxtManifest:
@@ -46,17 +54,9 @@ class TxtManifest:
 
     def _lines(self) -> Iterator[pa.Array]:
         """Yield the lines that are not blank, a block of the file at a time."""
-        number, rest = 1, b""
         with self._storage.open(self._url) as file:
-            while block := file.read(_BLOCK_BYTES):
-                head, newline, tail = block.rpartition(b"\n")
-                if not newline:
-                    rest += block
-                    continue
-                yield self._split(rest + head, number)
-                number += block.count(b"\n")
-                rest = tail
-        yield self._split(rest, number)
+            for number, block in _blocks(file, self.name):
+                yield self._split(block, number)
 
     def _split(self, block: bytes, first_line: int) -> pa.Array:
         try:
@@ -66,6 +66,26 @@ class TxtManifest:
             raise UsageError(f"{self.name}, line {line}: expected UTF-8, found other bytes") from error
         lines = pc.utf8_rtrim(pa.array(text.split("\n"), pa.string()), "\r")
         return lines.filter(pc.not_equal(pc.utf8_trim_whitespace(lines), ""))
+
+
+def _blocks(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield blocks of whole lines, without the last line's end, and the number of each block's first line.
+
+    Raises:
+        UsageError: A line is longer than ``MAX_LINE_BYTES``.
+    """
+    number, rest = 1, b""
+    while block := file.read(_BLOCK_BYTES):
+        head, newline, tail = block.rpartition(b"\n")
+        if newline:
+            yield number, rest + head
+            number += block.count(b"\n")
+            rest = tail
+        else:
+            rest += block
+        if len(rest) > MAX_LINE_BYTES:
+            raise UsageError(f"{name}, line {number}: longer than {MAX_LINE_BYTES:,} bytes; expected a line each")
+    yield number, rest
 
 
 class CsvManifest:
@@ -105,7 +125,7 @@ class CsvManifest:
     def _records(self) -> Iterator[list[str]]:
         """Yield the header, then the records, all of the header's length; blank lines are skipped."""
         with self._storage.open(self._url) as file:
-            reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+            reader = csv.reader(_bounded_lines(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), strict=True)
             length = None
             try:
                 for record in reader:
@@ -121,6 +141,13 @@ class CsvManifest:
                 raise UsageError(f"{self.name}, line {reader.line_num}: not valid CSV: {error}") from error
             except UnicodeDecodeError as error:
                 raise UsageError(f"{self.name}, after line {reader.line_num}: expected UTF-8") from error
+
+
+def _bounded_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise csv.Error(f"a line is longer than {MAX_LINE_BYTES:,} characters")
+        yield line
 
 
 class JsonlManifest:
@@ -175,18 +202,21 @@ class JsonlManifest:
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with self._storage.open(self._url) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                    if b"\\u" in line:
-                        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-                except (ValueError, RecursionError) as error:
-                    raise UsageError(f"{self.name}, line {number}: not valid JSON: {error}") from error
-                if not isinstance(record, dict):
-                    raise UsageError(f"{self.name}, line {number}: expected an object, found {type(record).__name__}")
-                yield number, record
+            for first, block in _blocks(file, self.name):
+                for number, line in enumerate(block.split(b"\n"), start=first):
+                    if line.strip():
+                        yield number, self._parse(line, number)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            if b"\\u" in line:
+                json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{self.name}, line {number}: not valid JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UsageError(f"{self.name}, line {number}: expected an object, found {type(record).__name__}")
+        return record
 
     def _column(self, name: str, kind: pa.DataType, chunk: list[tuple[int, dict[str, Any]]]) -> pa.Array:
         values = [scalar(record.get(name)) for _, record in chunk]
