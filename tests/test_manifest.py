@@ -685,6 +685,10 @@ def test_parquet_with_corrupt_pages_or_text_that_is_not_utf8_is_one_line(tmp_pat
             list(open_manifest(str(path), Storage()).tables())
         except UsageError as error:
             assert "list.parquet" in str(error) and "\n" not in str(error)
+    pq.write_table(pa.table({"path": ["a.jpg"], "other": ["x"]}), path)
+    path.write_bytes(path.read_bytes().replace(b"other", b"oth\xffr"))
+    with pytest.raises(UsageError, match="list.parquet"):
+        open_manifest(str(path), Storage())
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
     for name in ("path", "other"):
         columns = {"path": ["a.jpg"], "other": ["x"]} | {name: bad}

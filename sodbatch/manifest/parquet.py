@@ -90,7 +90,7 @@ class ParquetManifest:
             with self._storage.open(url) as file:
                 footer = pq.ParquetFile(file)
                 rows, schema = footer.metadata.num_rows, footer.schema_arrow
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # of a column's name
             raise cannot_read(display_uri(url), error) from error
         fields = [pa.field(field.name, _plain_type(field.type)) for field in schema]
         fields += [pa.field(name, pa.string()) for name in partitions if name not in schema.names]
