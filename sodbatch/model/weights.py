@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,22 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Callable[..., Any] | None] = {
 }
 
 
+MAX_MEMO = 1_000_000
+"""Objects that a pickle may keep to name again; the memory for the highest number is taken at once."""
+
+
+def check_memo(data: bytes) -> None:
+    """Refuse a pickle that would number its objects beyond ``MAX_MEMO``.
+
+    Raises:
+        pickle.UnpicklingError: It does.
+        ValueError: It is no pickle.
+    """
+    for opcode, number, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "LONG_BINPUT") and number is not None and int(number) > MAX_MEMO:
+            raise pickle.UnpicklingError(f"it numbers an object {number}, expected at most {MAX_MEMO}")
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Reads containers and numpy arrays; any other object is refused before it is made."""
 
@@ -65,6 +82,7 @@ def read_pdparams(data: bytes) -> State:
         UsageError: Not such a file, or one that holds more than arrays.
     """
     try:
+        check_memo(data)
         content = ArrayUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a hostile or damaged pickle can raise anything
         raise UsageError(f"the weights cannot be read as .pdparams: {error}") from error
