@@ -113,7 +113,7 @@ def _parse_resize(step: Mapping[str, Any]) -> tuple[int, int, int]:
         raise UsageError(f"Preprocess Resize has target_size {size!r}, expected [height, width] in pixels")
     if step.get("keep_ratio", False) is not False:
         raise UsageError("Preprocess Resize has keep_ratio true, which these models do not use; expected false")
-    if isinstance(interp, bool) or interp not in INTERPOLATIONS:
+    if isinstance(interp, bool) or not isinstance(interp, int) or interp not in INTERPOLATIONS:
         known = ", ".join(f"{flag} ({name})" for flag, name in INTERPOLATIONS.items())
         raise UsageError(f"Preprocess Resize has interp {interp!r}, expected one of {known}")
     return size[0], size[1], interp
@@ -135,7 +135,7 @@ def _parse_normalize(step: Mapping[str, Any]) -> tuple[Channels, Channels]:
 
 
 def _only_keys(step: str, arguments: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = sorted(set(arguments) - set(known))
+    unknown = sorted(str(key) for key in set(arguments) - set(known))
     if unknown:
         raise UsageError(f"Preprocess {step} has the keys {', '.join(unknown)}, known are {', '.join(known) or 'none'}")
 

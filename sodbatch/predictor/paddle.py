@@ -94,17 +94,20 @@ class PaddlePredictor:
             handle.reshape(array.shape)
             handle.copy_from_cpu(array)
         self._predictor.run()
-        boxes, counts = (
+        outputs = [
             self._predictor.get_output_handle(name).copy_to_cpu() for name in self._predictor.get_output_names()[:2]
-        )
-        return np.split(boxes.reshape(-1, 6), np.cumsum(counts)[:-1])
+        ]
+        shapes = [output.shape for output in outputs]
+        if len(shapes) < 2 or shapes[0][1:] != (6,) or shapes[1] != (len(images),) or outputs[1].sum() != shapes[0][0]:
+            raise ValueError(f"it gives arrays of the shapes {shapes}, expected boxes [k, 6] and their counts [n]")
+        boxes, counts = outputs
+        return np.split(boxes, np.cumsum(counts)[:-1])
 
     def _create_on_cpu(self, program: Path, params: Path, threads: int) -> None:
         self.name = "paddle-cpu"
-        shape = self._preprocess.shape
         try:
             self._predictor = _create_cpu(program, params, threads, onednn=True)
-            self._run(np.zeros((1, *shape), np.uint8), np.array([shape[:2]], np.int32))
+            self._try_out()
         except Exception as error:  # Paddle raises many kinds here, NotImplementedError among them
             lines = [line for line in str(error).splitlines() if line.strip()]
             log.warning(
@@ -114,6 +117,15 @@ class PaddlePredictor:
             )
             self.name = "paddle-cpu-without-onednn"
             self._predictor = _create_cpu(program, params, threads, onednn=False)
+            try:
+                self._try_out()
+            except Exception as error:
+                reason = " ".join(str(error).split())[-300:]
+                raise UsageError(f"the graph in {program} cannot be used as a detector: {reason}") from error
+
+    def _try_out(self) -> None:
+        shape = self._preprocess.shape
+        self._run(np.zeros((1, *shape), np.uint8), np.array([shape[:2]], np.int32))
 
 
 def _create_cpu(program: Path, params: Path, threads: int, *, onednn: bool) -> Any:
