@@ -10,8 +10,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 
 from fuzz.manifests import CASES as MANIFESTS
 from fuzz.manifests import check_manifest
@@ -26,10 +28,11 @@ MAX_GROWTH = 2**30
 EXAMPLES = 300
 """Cases of one target before the next has its turn."""
 
-TARGETS = ((PICTURES, check_picture), (MANIFESTS, check_manifest), (MODELS, check_model))
+Target = tuple[SearchStrategy[Any], Callable[..., None]]
+TARGETS: tuple[Target, ...] = ((PICTURES, check_picture), (MANIFESTS, check_manifest), (MODELS, check_model))
 
 
-def _round(cases: object, check: Callable[..., None], number: int) -> None:
+def _round(cases: SearchStrategy[Any], check: Callable[..., None], number: int) -> None:
     options = settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -37,7 +40,7 @@ def _round(cases: object, check: Callable[..., None], number: int) -> None:
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
         print_blob=True,
     )
-    seed(number)(options(given(cases)(check)))()  # type: ignore[arg-type]
+    seed(number)(options(given(cases)(check)))()
 
 
 def main(minutes: float, first: int) -> int:

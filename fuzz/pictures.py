@@ -44,7 +44,7 @@ def _pdf() -> bytes:
     return buffer.getvalue()
 
 
-_TWO = {"save_all": True, "append_images": [_PICTURE.convert("L")]}
+_TWO: dict[str, Any] = {"save_all": True, "append_images": [_PICTURE.convert("L")]}
 
 SEEDS = [
     _encode("JPEG", exif=_exif()),
@@ -55,7 +55,7 @@ SEEDS = [
     cv2.imencode(".png", _PIXELS.astype(np.uint16))[1].tobytes(),
     _encode("WEBP"),
     _encode("WEBP", _PICTURE.convert("RGBA"), lossless=True, exif=_exif()),
-    _encode("WEBP", **_TWO),
+    _encode("WEBP", _PICTURE, **_TWO),
     _encode("BMP"),
     _encode("BMP", _PICTURE.convert("P")),
     _encode("PPM"),
@@ -63,7 +63,7 @@ SEEDS = [
     b"P1 4 2\n0 1 0 1 1 0 1 0",
     struct.pack(">8I", 0x59A66A95, 40, 24, 24, 2880, 1, 0, 0) + _PIXELS.tobytes(),
     struct.pack(">8I", 0x59A66A95, 40, 24, 8, 960, 2, 0, 0) + _PIXELS.tobytes()[:960],
-    _encode("TIFF", **_TWO),
+    _encode("TIFF", _PICTURE, **_TWO),
     _encode("TIFF", compression="tiff_lzw"),
     _encode("TIFF", compression="jpeg"),
     _encode("TIFF", _PICTURE.convert("1"), compression="group4"),

@@ -78,8 +78,14 @@ def resolve(config: Config) -> Job:
             tensorrt=predict.tensorrt,
         )
     threshold = resolve_threshold(predict.threshold, folder.draw_threshold, len(folder.labels))
-    manifest = open_manifest(predict.input, storage, path_column=predict.path_column, with_etag=predict.id_from_etag)
     partition = config.Output.partition_by
+    manifest = open_manifest(
+        predict.input,
+        storage,
+        path_column=predict.path_column,
+        with_etag=predict.id_from_etag,
+        partition_by=partition,
+    )
     if partition is not None and partition not in manifest.passthrough.names:
         raise UsageError(
             f"Output.partition_by is {partition!r}, but the columns that the manifest passes through are "

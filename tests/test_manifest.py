@@ -772,3 +772,14 @@ def test_a_line_of_a_gigabyte_costs_a_bounded_memory(tmp_path: Path, name: str, 
     kibibytes, _, message = done.stdout.partition(" ")
     assert name in message
     assert int(kibibytes) < 600 * 2**10
+
+
+def test_a_value_too_long_for_a_folder_is_refused_when_tables_are_partitioned_by_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", f"path,site\n/a.jpg,{'é' * 41}\n/b.jpg,{'é' * 42}\n")
+    assert len(rows_of(open_manifest(path, STORAGE))) == 2
+    with pytest.raises(
+        UsageError, match=r"m\.csv: a value of 'site', 'é+'\.\.\., .* more than 255"
+    ):
+        rows_of(open_manifest(path, STORAGE, partition_by="site"))
+    short = write(tmp_path / "n.csv", f"path,site\n/a.jpg,{'é' * 41}\n/b.jpg,\n")
+    assert len(rows_of(open_manifest(short, STORAGE, partition_by="site"))) == 2

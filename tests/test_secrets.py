@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import hostile
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -98,9 +97,8 @@ def command(tiny_model_dir: Path, tmp_path: Path) -> Any:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-            watched = psutil.Process(process.pid)
             while True:
-                done.titles |= _titles(watched)
+                done.titles |= _titles(process.pid)
                 try:
                     done.code = process.wait(0.2)
                     break
@@ -112,14 +110,15 @@ def command(tiny_model_dir: Path, tmp_path: Path) -> Any:
     return call
 
 
-def _titles(process: psutil.Process) -> set[bytes]:
+def _titles(pid: int) -> set[bytes]:
     """Return command lines and names of a process and all under it."""
     found = set()
     try:
-        for one in [process, *process.children(recursive=True)]:
-            for name in ("cmdline", "comm"):
-                found.add(Path(f"/proc/{one.pid}/{name}").read_bytes())
-    except (psutil.NoSuchProcess, OSError):
+        found |= {Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "comm")}
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found |= _titles(int(child))
+    except OSError:  # it has ended meanwhile
         pass
     return found
 

@@ -18,10 +18,14 @@ from sodbatch.manifest.open import open_reader
 from sodbatch.manifest.pictures import PictureList, PictureTree
 from sodbatch.manifest.rows import SOURCE_SCHEMA, Reader, cannot_read, unify
 from sodbatch.storage import Storage
+from sodbatch.write import partition_folder
 
 __all__ = ["Manifest", "open_manifest"]
 
 _ETAG_THREADS = 16
+
+MAX_FOLDER_BYTES = 255
+"""What file systems allow the name of a folder."""
 
 
 class Manifest:
@@ -31,6 +35,7 @@ class Manifest:
         readers: One for each input, in order.
         storage: Where etags are asked for.
         with_etag: Fill ``etag``; else it is null.
+        partition_by: The column whose values will name folders.
 
     Attributes:
         passthrough: The columns after ``source``, ``uri`` and ``etag``, the union over all inputs.
@@ -39,10 +44,13 @@ class Manifest:
         UsageError: Two inputs give one column different types.
     """
 
-    def __init__(self, readers: Sequence[Reader], storage: Storage, with_etag: bool = False) -> None:
+    def __init__(
+        self, readers: Sequence[Reader], storage: Storage, with_etag: bool = False, partition_by: str | None = None
+    ) -> None:
         self._readers = tuple(readers)
         self._storage = storage
         self._with_etag = with_etag
+        self._partition_by = partition_by
         self.passthrough: pa.Schema = unify([(reader.name, reader.passthrough) for reader in readers])
 
     def tables(self, rows: int = 10_000) -> Iterator[pa.Table]:
@@ -56,12 +64,15 @@ class Manifest:
             columns that pass through, null where an input has no such column.
 
         Raises:
-            UsageError: A manifest cannot be read on, with its name and where possible the line.
+            UsageError: A manifest cannot be read on, with its name and where possible the line; or a value of
+                ``partition_by`` is too long for the name of a folder.
         """
         schema = pa.schema([*SOURCE_SCHEMA, *self.passthrough])
         for reader in self._readers:
             for table in _stream(reader, rows):
                 columns = {name: table[name] for name in table.column_names}
+                if self._partition_by is not None and self._partition_by in columns:
+                    _check_folders(reader.name, self._partition_by, columns[self._partition_by])
                 if self._with_etag:
                     columns["etag"] = self._etags(table)
                 yield pa.table([columns.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
@@ -90,7 +101,12 @@ class Manifest:
 
 
 def open_manifest(
-    inputs: str | Sequence[str], storage: Storage, *, path_column: str | None = None, with_etag: bool = False
+    inputs: str | Sequence[str],
+    storage: Storage,
+    *,
+    path_column: str | None = None,
+    with_etag: bool = False,
+    partition_by: str | None = None,
 ) -> Manifest:
     """Open the inputs of a job.
 
@@ -104,6 +120,7 @@ def open_manifest(
         path_column: The column of csv, jsonl and parquet manifests that holds the path; by default the first of
             uri, path, image, image_path, file_name, url.
         with_etag: Fill ``etag``, from listings or by asking the store for each row.
+        partition_by: The column whose values will name folders, so that they must fit into one.
 
     Raises:
         UsageError: There is no such input, it names no picture, or it cannot be read.
@@ -120,7 +137,16 @@ def open_manifest(
         if _is_empty(reader):
             raise UsageError(f"{reader.name} names no picture ({reader.expected})")
         readers.append(reader)
-    return Manifest(readers, storage, with_etag)
+    return Manifest(readers, storage, with_etag, partition_by)
+
+
+def _check_folders(manifest: str, column: str, values: pa.ChunkedArray) -> None:
+    for value in pc.unique(values.cast(pa.string())).to_pylist():
+        if len(partition_folder(column, value)) > MAX_FOLDER_BYTES:
+            raise UsageError(
+                f"{manifest}: a value of {column!r}, {value[:40]!r}..., makes a folder's name of more than "
+                f"{MAX_FOLDER_BYTES} bytes; Output.partition_by needs a column of short values"
+            )
 
 
 def _is_empty(reader: Reader) -> bool:
