@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -516,3 +518,39 @@ def test_a_jpeg_with_restart_markers_and_fill_bytes_is_whole() -> None:
 def test_formats_are_told_by_content() -> None:
     kinds = {read_header(data).format for data in LOSSLESS.values()}
     assert kinds == {"bmp", "png", "webp", "pnm", "ras"}
+
+
+# --- TIFF and JPEG under attack
+
+
+def test_a_tiff_of_several_bands_is_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [page.image for page in pages_of(multipage_tiff())]
+    monkeypatch.setattr("sodbatch.decode.documents.BAND_PIXELS", 5 * WIDTH)
+    for page, image in zip(pages_of(multipage_tiff()), expected, strict=True):
+        np.testing.assert_array_equal(page.image, image)
+
+
+def test_threads_read_tiffs_at_once_and_leave_pillows_own_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    meeting = threading.Barrier(2, timeout=10)
+    load = TiffImagePlugin.TiffImageFile.load
+
+    def load_together(tiff: TiffImagePlugin.TiffImageFile) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            meeting.wait()  # both are inside, or this times out
+        return load(tiff)
+
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", load_together)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(pages_of, [encode("TIFF")] * 2)
+    assert len(first) == len(second) == 1
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
+    data = encode("JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scans = data.count(b"\xff\xda")
+    assert isinstance(decode(data[:-2] + data[last:-2] * (500 - scans) + b"\xff\xd9")[0], Page)
+    error = error_of(data[:-2] + data[last:-2] * (501 - scans) + b"\xff\xd9")
+    assert (error.error_class, error.message) == (ErrorClass.TOO_LARGE, "a JPEG of more than 500 scans")
