@@ -713,6 +713,13 @@ HOSTILE: list[tuple[str, Any, Any]] = [
     ("quotes2.csv", b'path,n\n"/a"b.jpg,1\n', "line 2: not valid CSV"),
     ("lines.csv", b'path,n\n"/a\n.jpg",1\n', ["/a\n.jpg"]),
     ("column.csv", b"picture,n\n/a.jpg,1\n", "lacks a column named one of .*picture, n"),
+    ("newline.csv", b'"one\nname",n\n/a.jpg,1\n', "lacks a column named one of .*one name, n"),
+    ("names.csv", ",".join(f"c{i}" for i in range(10_000)), "lacks a column named one of .*c0, c1, .* \\.\\.\\."),
+    (
+        "newline.jsonl",
+        b'{"path": "a"}\n' * 1000 + b'{"path": "b", "new\\ncolumn": 1}',
+        "line 1001: new column not among",
+    ),
     ("column.jsonl", b'{"picture": "/a.jpg"}\n', "lacks a column named one of"),
     ("types.jsonl", b'{"path": ["/a.jpg"]}\n', "lacks a column named one of"),
     ("list.jsonl", b'["/a.jpg"]\n', "line 1: expected an object, found list"),
@@ -749,7 +756,7 @@ def test_a_hostile_manifest_is_read_as_it_stands_or_one_clear_line(
         rows = rows_of(open_manifest(str(tmp_path / name), STORAGE))
     except UsageError as error:
         assert isinstance(expected, str), error
-        assert re.search(expected, str(error)) and "\n" not in str(error) and len(str(error)) < 500
+        assert re.search(expected, str(error)) and "\n" not in str(error) and len(str(error)) < 700
     else:
         assert [row["source"].removeprefix(f"{tmp_path}/") for row in rows] == expected
 
@@ -777,9 +784,7 @@ def test_a_line_of_a_gigabyte_costs_a_bounded_memory(tmp_path: Path, name: str, 
 def test_a_value_too_long_for_a_folder_is_refused_when_tables_are_partitioned_by_it(tmp_path: Path) -> None:
     path = write(tmp_path / "m.csv", f"path,site\n/a.jpg,{'é' * 41}\n/b.jpg,{'é' * 42}\n")
     assert len(rows_of(open_manifest(path, STORAGE))) == 2
-    with pytest.raises(
-        UsageError, match=r"m\.csv: a value of 'site', 'é+'\.\.\., .* more than 255"
-    ):
+    with pytest.raises(UsageError, match=r"m\.csv: a value of 'site', 'é+'\.\.\., .* more than 255"):
         rows_of(open_manifest(path, STORAGE, partition_by="site"))
     short = write(tmp_path / "n.csv", f"path,site\n/a.jpg,{'é' * 41}\n/b.jpg,\n")
     assert len(rows_of(open_manifest(short, STORAGE, partition_by="site"))) == 2

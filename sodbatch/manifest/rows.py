@@ -29,6 +29,9 @@ MAX_LINE_BYTES = 1 << 26
 _ABSOLUTE = r"^(?:/|[A-Za-z][A-Za-z0-9+.\-]*://|[A-Za-z][A-Za-z0-9+.\-]*::|file:/)"
 _PROBES = 10
 
+MAX_LISTING = 400
+"""Most characters of the names of columns in a message."""
+
 
 class Reader(Protocol):
     """One input.
@@ -134,6 +137,12 @@ def list_bases(url: str) -> list[str]:
     return [folder, os.getcwd()] if local_path(url) is not None and folder != os.getcwd() else [folder]
 
 
+def listing(names: Iterable[str]) -> str:
+    """Name columns in one line of a bounded length, whatever is in their names."""
+    text = " ".join(", ".join(names).split())
+    return text if len(text) <= MAX_LISTING else f"{text[:MAX_LISTING]} ..."
+
+
 def find_path_column(
     names: Sequence[str], path_column: str | None, manifest: str, not_text: Collection[str] = ()
 ) -> str:
@@ -156,7 +165,7 @@ def find_path_column(
     for name in wanted:
         if name in names and name not in not_text:
             return name
-    have = ", ".join(names) or "none"
+    have = listing(names) or "none"
     expected = f"the column {path_column!r}" if path_column else f"a column named one of {', '.join(PATH_COLUMNS)}"
     raise UsageError(f"{manifest} lacks {expected} (its columns: {have}); set Predict.path_column")
 

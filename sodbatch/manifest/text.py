@@ -21,6 +21,7 @@ from sodbatch.manifest.rows import (
     choose_base,
     find_path_column,
     list_bases,
+    listing,
     passthrough_fields,
 )
 from sodbatch.storage import Storage, display_uri
@@ -186,7 +187,7 @@ class JsonlManifest:
                 if not record.keys() <= known:
                     new = sorted(record.keys() - known)
                     raise UsageError(
-                        f"{self.name}, line {line}: {', '.join(new)} not among the columns of the first "
+                        f"{self.name}, line {line}: {listing(new)} not among the columns of the first "
                         f"{FIRST_ROWS:,} lines; name every column (null where absent) in the first line"
                     )
             paths = self._column(self._path, pa.string(), chunk)
