@@ -32,6 +32,10 @@ CPU_BLOCK_ROWS = 16
 """Pictures that a CPU actor takes at a time: a few seconds of work, so that actors end together and parts come soon."""
 
 
+FETCH_PAUSE_S = 30.0
+"""The longest pause between two attempts to fetch."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a configuration resolves to, before anything is written.
@@ -165,7 +169,10 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
     if not actors.gpus:
         block_rows = min(block_rows, CPU_BLOCK_ROWS)
     load = Load(fetcher, config.Limits, preprocess, passthrough, block_rows)
-    return Pipeline(load, infer, write, rows)
+    fetch = config.Fetch
+    fetch_s = (fetch.retries + 1) * (fetch.timeout_s + FETCH_PAUSE_S)
+    limit = config.Limits.max_seconds
+    return Pipeline(load, infer, write, rows, load_stall_s=fetch_s + limit, infer_stall_s=limit)
 
 
 def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:

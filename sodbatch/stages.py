@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,28 @@ BLOCK_BYTES = 64 * 2**20
 def pictures_per_block(preprocess: Preprocess) -> int:
     """Return how many model inputs make one table of about :data:`BLOCK_BYTES`, at most 64."""
     return max(1, min(64, BLOCK_BYTES // math.prod(preprocess.shape)))
+
+
+class InHand(Protocol):
+    """Who is told what Load is about to do (see :class:`sodbatch.isolate.Journal`)."""
+
+    def fetching(self, row: int) -> None:
+        """It waits for the bytes of the ``row``-th pending row."""
+
+    def decoding(self, row: int, page: int | None = None, page_count: int = 1) -> None:
+        """It decodes that row's picture or opens its document, or decodes one of its pages."""
+
+
+class _Unwatched:
+    def fetching(self, row: int) -> None:
+        pass
+
+    def decoding(self, row: int, page: int | None = None, page_count: int = 1) -> None:
+        pass
+
+
+UNWATCHED = _Unwatched()
+"""Takes no notice."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +81,25 @@ class Load:
         """Bytes of pixels in one full table."""
         return self.block_rows * math.prod(self.preprocess.shape)
 
-    def __call__(self, pending: pa.Table) -> Iterator[pa.Table]:
-        """Yield tables of :func:`sodbatch.tables.loaded_schema`, all but the last of ``block_rows`` rows."""
+    def __call__(self, pending: pa.Table, in_hand: InHand = UNWATCHED) -> Iterator[pa.Table]:
+        """Yield tables of :func:`sodbatch.tables.loaded_schema`, all but the last of ``block_rows`` rows.
+
+        Args:
+            pending: Rows of :data:`sodbatch.tables.PENDING` and the passed-through columns.
+            in_hand: Told what is about to be done.
+        """
         block = _Block(self.block_rows, self.preprocess, pending.select(self.passthrough.names))
         rows = pending.select(PENDING.names).to_pylist()
         fetched = self.fetcher.fetch_all([row["source"] for row in rows])
         for index, row in enumerate(rows):
             started = time.perf_counter()
+            in_hand.fetching(index)
             data = next(fetched)
+            in_hand.decoding(index)
             fetch_seconds = time.perf_counter() - started
             file_bytes = None if isinstance(data, PictureError) else len(data)
             started = time.perf_counter()
-            for page in self._pages(row, data):
+            for page in self._pages(row, data, partial(in_hand.decoding, index)):
                 block.add(index, row, page, file_bytes, fetch_seconds, started)
                 fetch_seconds = 0.0
                 if block.full:
@@ -78,24 +108,48 @@ class Load:
         if block.rows:
             yield block.table()
 
-    def _pages(self, row: dict[str, Any], data: bytes | PictureError) -> Iterator[Page | FailedPage]:
-        skip = row["skip_pages"] or ()
-        pages: Iterator[Page | FailedPage]
-        if isinstance(data, PictureError):
-            pages = iter([FailedPage(None, row["page_count"] or 1, data)])
-        else:
-            pages = decode_pages(data, self.limits, skip)
-        known = set(range(row["page_count"] or 0)) - set(skip)
-        seen: set[int | None] = set()
+    def failed(self, row: pa.Table, page_index: int | None, page_count: int, error: PictureError) -> pa.Table:
+        """Return what is yielded for one pending row when it, or one of its pages, cannot be loaded.
+
+        Args:
+            row: A table of one pending row.
+            page_index: The page; None for a picture, or a document as a whole.
+            page_count: Pages of the document.
+            error: Why.
+        """
+        [values] = row.select(PENDING.names).to_pylist()
+        page = FailedPage(page_index, page_count, error)
+        pages = _all_failed(values, error) if page_index is None else [page]
+        block = _Block(len(pages), self.preprocess, row.select(self.passthrough.names))
         for page in pages:
-            if isinstance(page, FailedPage) and page.page_index is None and known:
-                # A document that an earlier run could open: its missing pages fail one by one, so that none is lost.
-                yield from (FailedPage(index, row["page_count"], page.error) for index in sorted(known))
+            block.add(0, values, page, None, 0.0, time.perf_counter())
+        return block.table()
+
+    def _pages(
+        self, row: dict[str, Any], data: bytes | PictureError, on_page: Callable[[int, int], None]
+    ) -> Iterator[Page | FailedPage]:
+        if isinstance(data, PictureError):
+            yield from _all_failed(row, data)
+            return
+        seen: set[int | None] = set()
+        for page in decode_pages(data, self.limits, row["skip_pages"] or (), on_page):
+            if isinstance(page, FailedPage) and page.page_index is None:
+                yield from _all_failed(row, page.error)
                 return
             seen.add(page.page_index)
             yield page
         gone = PictureError(ErrorClass.MISSING, "the document had this page when it was first read, and has it no more")
-        yield from (FailedPage(index, row["page_count"], gone) for index in sorted(known - seen))
+        yield from (
+            page for page in _all_failed(row, gone) if page.page_index is not None and page.page_index not in seen
+        )
+
+
+def _all_failed(row: dict[str, Any], error: PictureError) -> list[FailedPage]:
+    """Fail a pending row as a whole; of a document that an earlier run could open each missing page, so that none is
+    lost."""
+    count = row["page_count"] or 0
+    missing = sorted(set(range(count)) - set(row["skip_pages"] or ()))
+    return [FailedPage(index, count, error) for index in missing] or [FailedPage(None, 1, error)]
 
 
 class _Block:

@@ -1,9 +1,14 @@
-"""The inline engine: the stages one after another in this process, without Ray."""
+"""The inline engine: the stages one after another on this machine, without Ray.
+
+Load and Infer have a process each, so that one reads ahead while the other predicts.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
+from contextlib import closing
 
 import pyarrow as pa
 
@@ -12,10 +17,11 @@ from sodbatch.engine.pipeline import Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan
 from sodbatch.errors import UsageError
 from sodbatch.predictor.base import default_device, usable_cpus
+from sodbatch.quarantine import IsolatedInfer, IsolatedLoad
 
 
 class InlineEngine:
-    """Runs a pipeline in this process; satisfies :class:`sodbatch.engine.pipeline.Engine`."""
+    """Runs a pipeline on this machine; satisfies :class:`sodbatch.engine.pipeline.Engine`."""
 
     def __init__(self, config: Config) -> None:
         device, _, gpu_ids = config.Global.device.partition(":")
@@ -41,16 +47,17 @@ class InlineEngine:
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
         """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
-        infer = None
+        load = IsolatedLoad(pipeline.load, pipeline.load_stall_s)
+        infer = IsolatedInfer(pipeline.infer, pipeline.infer_stall_s)
         shard: list[pa.Table] = []
-        for rows in pending:
-            if infer is None:
-                infer, reason = pipeline.infer.create()
-                listener.loaded(reason)
-            for loaded in pipeline.load(rows):
+        with closing(load), closing(infer):
+            load.start()
+            listener.loaded(infer.reason())
+            for loaded in itertools.chain.from_iterable(map(load, pending)):
                 shard.append(infer(loaded))
                 if sum(map(len, shard)) >= pipeline.shard_size:
                     listener.written(pipeline.write(pa.concat_tables(shard)))
                     shard = []
+                listener.check()
         if shard:
             listener.written(pipeline.write(pa.concat_tables(shard)))

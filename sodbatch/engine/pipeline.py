@@ -72,23 +72,33 @@ class InferSpec:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The three stages, and how rows are grouped before the last.
+    """The three stages, how rows are grouped before the last, and when a stage is taken for stuck.
 
     Attributes:
         load: Pending rows to pixels.
         infer: How to make the stage from pixels to boxes.
         write: Boxes to parts.
         shard_size: Rows of one part.
+        load_stall_s: The longest that Load may be busy with one picture or page.
+        infer_stall_s: The longest that Infer may take for one picture.
     """
 
     load: Load
     infer: InferSpec
     write: Write
     shard_size: int
+    load_stall_s: float
+    infer_stall_s: float
 
 
 class Listener(Protocol):
-    """Whom an engine tells how it goes."""
+    """Whom an engine tells how it goes, in the thread that called :meth:`Engine.run`.
+
+    What one of these methods raises ends the run at once.
+    """
+
+    def check(self) -> None:
+        """Called about twice a second, or after each block: the moment to end the run."""
 
     def written(self, written: Written) -> None:
         """A part has been committed."""

@@ -12,8 +12,9 @@ import os
 import socket
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -29,17 +30,17 @@ from sodbatch.config import Config
 from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan, Node, plan_actors
 from sodbatch.engine.waves import cut, task_rows, waves
-from sodbatch.errors import JobError, UsageError
+from sodbatch.errors import JobError, RunEndedError, UsageError
 from sodbatch.model.transfer import install_model_files, read_model_files
 from sodbatch.predictor.base import usable_cpus
+from sodbatch.quarantine import IsolatedInfer, IsolatedLoad
 from sodbatch.storage import redact
 from sodbatch.write import Write, Written
 
 CONNECT_TIMEOUT_S = 10.0
 
-RETRIES = 3
-"""Retries of a task and restarts of an actor that died. Finite, unlike Ray Data's default: a picture that kills its
-process must not loop for ever."""
+FOREVER = -1
+"""Retries of tasks and restarts of actors: what dies with a machine says nothing about the pictures."""
 
 
 class RayEngine:
@@ -94,29 +95,64 @@ class RayEngine:
         """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.execution_no_progress_timeout_s = self._config.Resources.no_progress_timeout_s
+        context.execution_no_progress_timeout_s = -1  # never: see _watch
         context.actor_task_retry_on_errors = False
         # Each table that Load yields is over this size, and under the half more at which Ray Data would cut it.
         context.target_max_block_size = max(1, int(0.9 * pipeline.load.block_bytes))
         node = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(node, soft=False)
-        monitor = ray.remote(_Monitor).options(num_cpus=0, scheduling_strategy=here).remote()
-        model = (pipeline.infer, ray.put(read_model_files(pipeline.infer.folder)), node)
-        with _Relay(monitor, listener), closing(waves(pending)) as listed:
+        monitor = ray.remote(_Monitor).options(num_cpus=0, max_restarts=FOREVER, scheduling_strategy=here).remote()
+        model = (pipeline.infer, pipeline.infer_stall_s, ray.put(read_model_files(pipeline.infer.folder)), node)
+        work = _Work(lambda: self._run_waves(pipeline, pending, (*model, monitor)))
+        self._watch(work, monitor, listener)
+        if work.error is not None:
+            raise _as_ours(work.error) from work.error
+
+    def _watch(self, work: _Work, monitor: Any, listener: Listener) -> None:
+        """Pass on the monitor's news while Ray works; end the run when there has been none for too long.
+
+        Restarts and retries are for ever, so that machines may come and go for days; this is their bound.
+
+        Raises:
+            RunEndedError: Nothing was heard for ``Resources.no_progress_timeout_s``.
+        """
+        timeout_s = self._config.Resources.no_progress_timeout_s
+        heard = time.monotonic()
+        while True:
+            ended = work.wait(0.5)
+            news = _news(monitor)
+            for item in news:
+                if isinstance(item, Written):
+                    listener.written(item)
+                elif item is not None:
+                    listener.loaded(item)
+            listener.check()
+            if ended:
+                return
+            if news:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > timeout_s:
+                raise RunEndedError(
+                    f"no picture was finished in {timeout_s:g} s (Resources.no_progress_timeout_s): the actors do not "
+                    "start, hang, or the cluster has not the resources they reserve; ray status shows which"
+                )
+
+    def _run_waves(self, pipeline: Pipeline, pending: Iterable[pa.Table], actor_args: tuple[Any, ...]) -> None:
+        load = IsolatedLoad(pipeline.load, pipeline.load_stall_s)
+        with closing(waves(pending)) as listed:
             for wave in listed:
                 blocks = cut(wave, task_rows(len(wave), self._cpus, pipeline.load.block_rows))
-                try:
-                    self._run_wave(pipeline, blocks, (*model, monitor))
-                except (ray.exceptions.RayError, ray.data.exceptions.RayDataUserCodeException) as error:
-                    raise _as_ours(error) from error
+                self._run_wave(pipeline, load, blocks, actor_args)
 
-    def _run_wave(self, pipeline: Pipeline, blocks: list[pa.Table], actor_args: tuple[Any, ...]) -> None:
+    def _run_wave(
+        self, pipeline: Pipeline, load: IsolatedLoad, blocks: list[pa.Table], actor_args: tuple[Any, ...]
+    ) -> None:
         loaded = ray.data.from_arrow(blocks).map_batches(
-            pipeline.load,
+            load,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self._config.Resources.cpus_per_load_task,
-            ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+            ray_remote_args_fn=lambda: {"max_retries": FOREVER},
         )
         inferred = loaded.map_batches(
             _InferActor,
@@ -126,11 +162,11 @@ class RayEngine:
             compute=ray.data.ActorPoolStrategy(min_size=self.actors.min_actors, max_size=self.actors.max_actors),
             num_cpus=self.actors.cpus,
             num_gpus=self.actors.gpus,
-            ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
+            ray_remote_args_fn=lambda: {"max_restarts": FOREVER, "max_task_retries": FOREVER},
         )
         sink = _Sink(pipeline.write, pipeline.shard_size, actor_args[-1])
         # Writes are brief and reserve no CPU: on a small machine they would wait until everything has been loaded.
-        inferred.write_datasink(sink, ray_remote_args={"max_retries": RETRIES, "num_cpus": 0})
+        inferred.write_datasink(sink, ray_remote_args={"max_retries": FOREVER, "num_cpus": 0})
 
 
 def _check_answers(address: str) -> None:
@@ -173,17 +209,21 @@ def _node(resources: dict[str, float]) -> Node:
 
 
 class _InferActor:
-    """An actor of the pool: holds the loaded detector; on other machines than the driver's, its files come along."""
+    """An actor of the pool: its child holds the loaded detector; on other machines than the driver's, its files come
+    along."""
 
-    def __init__(self, spec: InferSpec, files: Any, drivers_node: str, monitor: Any) -> None:
+    def __init__(self, spec: InferSpec, stall_s: float, files: Any, drivers_node: str, monitor: Any) -> None:
         here = ray.get_runtime_context().get_node_id() == drivers_node
         if not here:
             spec = replace(spec, folder=install_model_files(spec.folder, ray.get(files)))
-        self._infer, reason = spec.create()
-        monitor.loaded.remote(reason)
+        self._infer = IsolatedInfer(spec, stall_s)
+        self._monitor = monitor
+        monitor.say.remote(self._infer.reason())
 
     def __call__(self, loaded: pa.Table) -> pa.Table:
-        return self._infer(loaded)
+        inferred = self._infer(loaded)
+        self._monitor.say.remote(None)
+        return inferred
 
 
 class _Sink(ray.data.Datasink[None]):
@@ -201,66 +241,59 @@ class _Sink(ray.data.Datasink[None]):
     def write(self, blocks: Iterable[Any], ctx: Any) -> None:
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         if any(map(len, tables)):
-            self._monitor.written.remote(self._write(pa.concat_tables(tables)))
+            self._monitor.say.remote(self._write(pa.concat_tables(tables)))
 
 
 class _Monitor:
-    """Collects what the workers report until the driver asks."""
+    """Collects what the workers report until the driver asks: parts written, backends loaded, None for a block done."""
 
     def __init__(self) -> None:
-        self._news: list[Written | str] = []
+        self._news: list[Written | str | None] = []
 
-    def written(self, written: Written) -> None:
-        self._news.append(written)
+    def say(self, item: Written | str | None) -> None:
+        self._news.append(item)
 
-    def loaded(self, backend: str) -> None:
-        self._news.append(backend)
-
-    def news(self) -> list[Written | str]:
+    def news(self) -> list[Written | str | None]:
         news, self._news = self._news, []
         return news
 
 
-class _Relay:
-    """Passes the monitor's news to the listener twice a second, and once more at the end."""
+def _news(monitor: Any) -> list[Written | str | None]:
+    try:
+        return list(ray.get(monitor.news.remote(), timeout=30))
+    except ray.exceptions.RayError:  # it is being restarted; what it had heard is lost, and shown by no count
+        return []
 
-    def __init__(self, monitor: Any, listener: Listener) -> None:
-        self._monitor = monitor
-        self._listener = listener
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
 
-    def __enter__(self) -> None:
+class _Work:
+    """A call in a thread of its own, whose error is kept; abandoned when this process goes on without it."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.error: Exception | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, name="ray data", daemon=True)
         self._thread.start()
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._pass_on()
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; tell whether it is there."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
-    def _loop(self) -> None:
-        while not self._ended.wait(0.5):
-            self._pass_on()
-
-    def _pass_on(self) -> None:
+    def _run(self) -> None:
         try:
-            news = ray.get(self._monitor.news.remote(), timeout=30)
-        except ray.exceptions.RayError:
-            return
-        for item in news:
-            if isinstance(item, Written):
-                self._listener.written(item)
-            else:
-                self._listener.loaded(item)
+            self._call()
+        except Exception as error:
+            self.error = error
 
 
 def _as_ours(error: BaseException) -> UsageError | JobError:
-    """Turn what Ray raises into one line: a worker's UsageError stays one, since trying again cannot help."""
+    """Turn what Ray raises into one line: a worker's UsageError or RunEndedError stays one, since trying again cannot
+    help."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UsageError):
+    while cause is not None:
+        if isinstance(cause, (UsageError, RunEndedError)):
+            return type(cause)(str(cause))
         cause = getattr(cause, "cause", None) or cause.__cause__
-    if cause is not None:
-        return UsageError(str(cause))
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
     return JobError(redact(f"{type(cause).__name__}: {lines[-1].strip()}"))
