@@ -729,6 +729,13 @@ HOSTILE: list[tuple[str, Any, Any]] = [
     ("digits.jsonl", b'{"path": "/a.jpg", "n": ' + b"9" * 9999 + b"}\n", "line 1: not valid JSON|column 'n'"),
     ("deep.jsonl", b'{"path": ' + b"[" * 10**6 + b"\n", "line 1: not valid JSON"),
     ("deep.json", b'{"images": ' + b'[{"a":' * 10**6, "expected a COCO file"),
+    ("key.json", b'{"images": [{"file_name": "/a.jpg", "\\ud800": 1}]}', "surrogate pair is no text"),
+    ("value.json", b'{"images": [{"file_name": "/a.jpg", "k": "\\ud800"}]}', "surrogate pair is no text"),
+    (
+        "later.json",
+        b'{"images": [' + b'{"file_name": "/a", "k": "x"},' * 1000 + b'{"k": "\\ud800"}]}',
+        "k is not string",
+    ),
     ("ids.json", b'{"images": [{"file_name": "/a.jpg", "id": 1.5}]}', "id, width, height as integers"),
     ("whole.json", b'{"images": [{"file_name": "/a.jpg", "id": 1.0, "width": 640.0}]}', ["/a.jpg"]),
     ("true.json", b'{"images": [{"file_name": "/a.jpg", "id": true}]}', "id, width, height as integers"),

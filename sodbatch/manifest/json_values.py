@@ -23,6 +23,9 @@ def infer_type(manifest: str, name: str, values: list[Any]) -> pa.DataType:
     """
     try:
         kind = pa.array([scalar(value) for value in values]).type
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{manifest}, column {name!r}: half of a surrogate pair is no text") from error
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise UsageError(f"{manifest}, column {name!r}: values of different types: {error}") from error
     return pa.string() if pa.types.is_null(kind) else kind
@@ -32,6 +35,6 @@ def fits(values: list[Any], kind: pa.DataType) -> bool:
     """Tell whether values are of a type without any conversion but that of integers to floats."""
     try:
         found = pa.array(values).type
-    except (pa.ArrowException, OverflowError, TypeError):
+    except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):
         return False
     return found == kind or pa.types.is_null(found) or (pa.types.is_floating(kind) and pa.types.is_integer(found))
