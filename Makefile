@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint format lock bench clean
+.PHONY: help demo test lint format lock bench chaos fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,8 @@ help:
 	@echo "make format  let ruff format and fix"
 	@echo "make lock    write constraints.txt anew (needs uv)"
 	@echo "make bench   measure pictures a second: make bench PICTURES=folder MODEL_DIR=folder"
+	@echo "make chaos   kill workers, nodes and drivers of running jobs for ten minutes, then check the tables"
+	@echo "make fuzz    try damaged pictures, manifests and models for five minutes"
 	@echo "make clean   remove $(VENV), caches and output/demo"
 	@echo "PYTHON=python3.11 chooses the interpreter, 3.10 to 3.12; found: $(or $(PYTHON),none)"
 
@@ -52,6 +54,12 @@ lock:
 bench: $(STAMP)
 	@test -n "$(PICTURES)" -a -n "$(MODEL_DIR)" || { echo "make bench PICTURES=folder MODEL_DIR=folder"; exit 1; }
 	$(BIN)/python benchmarks/throughput.py --pictures "$(PICTURES)" --model-dir "$(MODEL_DIR)"
+
+chaos: $(STAMP)
+	$(BIN)/python -m chaos --minutes 10
+
+fuzz: $(STAMP)
+	$(BIN)/python -m fuzz --minutes 5
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis output/demo

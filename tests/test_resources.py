@@ -15,10 +15,10 @@ AUTO = ResourcesSection()
     ("nodes", "expected"),
     [
         ([Node(1)], ActorPlan(1, 1, 0, 0, 1)),
-        ([Node(2)], ActorPlan(1, 1, 1, 0, 2)),
-        ([Node(4)], ActorPlan(1, 1, 3, 0, 4)),
-        ([Node(16)], ActorPlan(2, 2, 7, 0, 8)),
-        ([Node(0)] + [Node(16)] * 100, ActorPlan(200, 200, 7, 0, 8)),
+        ([Node(2)], ActorPlan(1, 1, 1.1, 0, 2)),
+        ([Node(4)], ActorPlan(1, 1, 3.1, 0, 4)),
+        ([Node(16)], ActorPlan(2, 2, 7.05, 0, 8)),
+        ([Node(0)] + [Node(16)] * 100, ActorPlan(200, 200, 7.05, 0, 8)),
     ],
 )
 def test_cpu_pools(nodes: list[Node], expected: ActorPlan) -> None:
@@ -51,7 +51,7 @@ def test_a_cpu_is_always_left_to_the_other_stages(nodes: list[Node], device: str
     total = sum(node.cpus for node in nodes)
     plan = plan_actors(nodes, AUTO, device)
     assert plan.min_actors >= 1 and plan.threads >= 1
-    assert plan.min_actors * plan.cpus <= total - min(1, total / 2) + 1e-6
+    assert plan.min_actors * plan.cpus <= total - min(0.9, total / 2) + 1e-6
 
 
 @given(st.integers(2, 256))
@@ -78,5 +78,12 @@ def test_what_the_configuration_names_is_taken() -> None:
 
 
 def test_actors_that_would_take_every_cpu_are_refused() -> None:
-    with pytest.raises(UsageError, match="leave at least 1"):
+    with pytest.raises(UsageError, match="leave at least 0.9"):
         plan_actors([Node(2)], ResourcesSection(actors=2), "cpu")
+
+
+@given(st.integers(2, 16), st.integers(2, 100))
+def test_when_a_machine_dies_its_actors_do_not_fit_into_what_the_others_keep_free(cores: int, machines: int) -> None:
+    plan = plan_actors([Node(cores)] * machines, AUTO, "cpu")
+    free = cores - plan.min_actors // machines * plan.cpus
+    assert AUTO.cpus_per_load_task - 1e-6 <= free < plan.cpus

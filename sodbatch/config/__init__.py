@@ -80,7 +80,7 @@ class ResourcesSection(Section):
     cpus_per_actor: Literal["auto"] | Annotated[float, Field(gt=0, le=1024)] = "auto"
     gpus_per_actor: float = Field(1.0, gt=0, le=16)
     threads_per_actor: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
-    cpus_per_load_task: float = Field(1.0, gt=0, le=1024)
+    cpus_per_load_task: float = Field(0.9, gt=0, le=1024)
     no_progress_timeout_s: float = Field(1800.0, gt=0)
 
     @model_validator(mode="after")

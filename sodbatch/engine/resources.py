@@ -12,6 +12,11 @@ MAX_CPUS_PER_ACTOR = 8
 """A detector's requests scale well to about this many threads of one process."""
 
 
+CLEARANCE = 0.1
+"""CPUs that the actors of one machine reserve together beyond their own, so that the actors of a machine that died do
+not fit into what the others keep free for reading: with nothing read, all would wait for ever."""
+
+
 @dataclass(frozen=True)
 class Node:
     """What one machine of the cluster offers."""
@@ -70,10 +75,11 @@ def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max
         cpus = resources.cpus_per_actor
     if resources.threads_per_actor != "auto":
         threads = resources.threads_per_actor
-    if total_cpus > 0 and fewest * cpus > total_cpus - min(1.0, total_cpus / 2):
+    left = min(resources.cpus_per_load_task, total_cpus / 2)
+    if total_cpus > 0 and fewest * cpus > total_cpus - left + 1e-6:
         raise UsageError(
-            f"Resources: {fewest} actors of {cpus:g} CPUs take all {total_cpus:g} CPUs of the cluster; "
-            "leave at least 1 to reading and writing (lower Resources.actors or Resources.cpus_per_actor)"
+            f"Resources: {fewest} actors of {cpus:g} CPUs take all {total_cpus:g} CPUs of the cluster; leave at least "
+            f"{left:g} to reading and writing (lower Resources.actors or Resources.cpus_per_actor)"
         )
     return ActorPlan(fewest, most, cpus, gpus, threads)
 
@@ -93,8 +99,8 @@ def _on_cpus(nodes: list[Node], resources: ResourcesSection) -> tuple[int, float
     smallest = min(sizes)
     free = smallest - max(1, smallest // 8)
     cpus = free // math.ceil(free / MAX_CPUS_PER_ACTOR)
-    actors = sum((size - max(1, size // 8)) // cpus for size in sizes)
-    return actors, float(cpus), max(1, smallest // (free // cpus))
+    actors = [(size - max(1, size // 8)) // cpus for size in sizes]
+    return sum(actors), cpus + CLEARANCE / max(actors), max(1, smallest // (free // cpus))
 
 
 def _on_gpus(
