@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from sodbatch.config import Config
-from sodbatch.storage.uris import redact
 
 SECRETS = ("secret", "password", "token", "access_key", "credential")
 
@@ -69,6 +68,8 @@ def _value(raw: Mapping[str, Any], where: tuple[int | str, ...]) -> Any:
 
 
 def _shown(value: Any) -> str:
+    from sodbatch.storage.uris import redact  # here, since it brings pyarrow along, which a help text does not need
+
     text = "null" if value is None else redact(repr(value))
     return text if len(text) <= 120 else f"{text[:117]}..."
 
