@@ -11,7 +11,7 @@ KINDS = {"worker": b"ray::", "child": b"sodbatch.isolate"}
 """What the command line of a process of each kind holds: Ray's tasks and actors, and the processes of their stages."""
 
 NO_VICTIM = b"Agent"
-"""A node's own agents are called ``ray::`` too; a node dies with them, and the first node carries cluster and driver."""
+"""A node's own agents are called ``ray::`` too; a node dies with them, and the first carries cluster and driver."""
 
 
 def processes(kind: str) -> list[int]:
