@@ -146,7 +146,8 @@ def main(minutes: float, every_s: float, count: int, seed: int) -> int:
         pictures = draw_pictures(folder / "pictures", count)
         soak = Soak(folder, seed)
         end = time.monotonic() + 60 * minutes
-        rounds, wrong = 0, []
+        rounds = 0
+        wrong: list[str] = []
         try:
             while time.monotonic() < end and not wrong:
                 output = folder / f"out-{rounds}"

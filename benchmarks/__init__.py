@@ -1,1 +1,0 @@
-"""Benchmarks: ``python -m benchmarks --help``, from the root of the source tree."""
