@@ -186,7 +186,7 @@ def test_a_request_that_cannot_work_costs_no_tables(job: Runner, pictures: Path,
     options = {"Output__on_mismatch": "overwrite", "Predict__threshold": 0.9}
     with pytest.raises(UsageError, match="fp16"):
         job(pictures, Predict__precision="fp16", **options)
-    with pytest.raises(UsageError, match="leave at least 1"):
+    with pytest.raises(UsageError, match="leave at least 0.9"):
         job(pictures, Predict__engine="ray", Resources__actors=64, **options)
     assert rows_of(tmp_path / "out") == before and (tmp_path / "out" / "_SUCCESS").exists()
 
