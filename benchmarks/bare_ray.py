@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 started = time.perf_counter()
@@ -60,7 +61,7 @@ def main() -> None:
     task = max(block, count // (cpus * 8) // block * block)
     blocks = [pa.table({"id": np.arange(start, min(start + task, count))}) for start in range(0, count, task)]
     loaded = ray.data.from_arrow(blocks).map_batches(
-        load, fn_kwargs={"size": size, "block": block}, batch_size=None, batch_format="pyarrow", num_cpus=1
+        partial(load, size=size, block=block), batch_size=None, batch_format="pyarrow", num_cpus=1
     )
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=1)
     inferred = loaded.map_batches(Infer, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=cpus - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.measure import MIB, PREDICT, Result, Setup, Table, in_turn, predict_command, script
@@ -37,6 +38,11 @@ class Choice:
     threads: int
     streams: int
 
+    @property
+    def name(self) -> str:
+        """What it is called while it runs."""
+        return f"{self.backend}, {self.actors} x {self.threads} threads, {self.streams} at a time"
+
 
 def choices(cores: int) -> list[Choice]:
     """Return what the sweep tries: the shared cores in one process and in several, pictures alone and together."""
@@ -59,17 +65,19 @@ def measure(setup: Setup) -> Result:
 
 def _sweep(setup: Setup, name: str) -> tuple[Table, Any]:
     count = setup.size(*PICTURES[name])
-    tools = {choice: (lambda choice=choice: _actors(setup, name, choice, count)) for choice in choices(setup.threads)}
-    measured = in_turn(setup.rounds, tools)  # type: ignore[arg-type]
+    tried = {choice.name: choice for choice in choices(setup.threads)}
+    tools = {key: partial(_actors, setup, name, choice, count) for key, choice in tried.items()}
+    measured = in_turn(setup.rounds, tools)
     rows = []
-    for choice, results in measured.items():
+    for key, results in measured.items():
+        choice = tried[key]
         rate = statistics.median(sum(count / one["seconds"] for one in actors) for actors in results)
         peak = max(sum(one["peak_bytes"] for one in actors) for actors in results) / MIB
         rows.append([choice.backend, choice.actors, choice.threads, choice.streams, rate, 1 / rate, peak])
     title = f"{name}: predictors alone, {setup.threads} cores, {count} pictures an actor, {setup.rounds} rounds in turn"
     header = ["backend", "actors", "threads", "streams or batch", "pictures/s", "s/picture", "peak memory (MiB)"]
     rows.sort(key=lambda row: -float(row[4]))
-    return Table(title, header, rows), [[str(choice), results] for choice, results in measured.items()]
+    return Table(title, header, rows), measured
 
 
 def _actors(setup: Setup, name: str, choice: Choice, count: int) -> list[dict[str, Any]]:
@@ -92,14 +100,16 @@ def _runs(setup: Setup, name: str) -> tuple[Table, Any]:
     long = setup.size(*RUNS[name])
     short = max(1, long // 8)
 
-    def tool(engine: str, count: int) -> tuple[float, int]:
+    def pair(engine: str) -> tuple[tuple[float, int], tuple[float, int]]:
+        return once(engine, short), once(engine, long)
+
+    def once(engine: str, count: int) -> tuple[float, int]:
         keys = {"Predict__engine": engine}
         command = predict_command(PREDICT, setup.model(name), setup.listing(count), setup.output(), **keys)
         sampled = run_sampled(command, 0.5)
         return sampled.seconds, sampled.peak
 
-    tools = {engine: (lambda engine=engine: (tool(engine, short), tool(engine, long))) for engine in ("ray", "inline")}
-    measured = in_turn(setup.rounds, tools)  # type: ignore[arg-type]
+    measured = in_turn(setup.rounds, {engine: partial(pair, engine) for engine in ("ray", "inline")})
     rows = []
     for engine, pairs in measured.items():
         each = statistics.median((b[0] - a[0]) / (long - short) for a, b in pairs)

@@ -14,6 +14,7 @@ from sodbatch import cli, predict_job
 from sodbatch.engine.pipeline import InferSpec, Pipeline
 from sodbatch.engine.resources import ActorPlan
 from sodbatch.job import Job
+from sodbatch.job import build_pipeline as usual_pipeline
 from sodbatch.stages import Infer, pictures_per_block
 from sodbatch.write import Run
 
@@ -41,16 +42,14 @@ class NoopSpec(InferSpec):
 
 def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
     """Build a job's pipeline, with the predictor and the blocks exchanged."""
-    pipeline = _build_pipeline(job, run, actors)
+    pipeline = usual_pipeline(job, run, actors)
     spec = NoopSpec(**{field.name: getattr(pipeline.infer, field.name) for field in fields(InferSpec)})
     load = replace(pipeline.load, block_rows=min(pipeline.shard_size, pictures_per_block(job.folder.preprocess)))
     return replace(pipeline, infer=spec, load=load)
 
 
-_build_pipeline = predict_job.build_pipeline
-
 if __name__ == "__main__":
     from benchmarks import noop  # this module by its name, under which other processes find its classes
 
-    predict_job.build_pipeline = noop.build_pipeline
+    predict_job.build_pipeline = noop.build_pipeline  # type: ignore[attr-defined]
     sys.exit(cli.main(["predict", *sys.argv[1:]]))

@@ -11,7 +11,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +77,7 @@ class Sampled:
             for pid, usage in sample.processes.items()
             if usage.name.startswith("ray::") and usage.name != "ray::IDLE"
         }
-        seconds: Counter[str] = Counter()
+        seconds: defaultdict[str, float] = defaultdict(float)
         for pid, usage in last.items():
             seconds[names[pid].name] += usage.cpu_seconds
         return dict(seconds)
