@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,13 +23,14 @@ import pyarrow.compute as pc
 
 from sodbatch.config import LimitsSection
 from sodbatch.decode import FailedPage, Page, decode_pages
-from sodbatch.errors import ErrorClass, PictureError
+from sodbatch.errors import ErrorClass, PictureError, RunEndedError
 from sodbatch.fetch import Fetcher
 from sodbatch.ledger import part_urls, read_parts
 from sodbatch.storage import Storage, local_path, redact
 from sodbatch.tables import OK
 from sodbatch.threshold import Detections
 from sodbatch.visualize import draw
+from sodbatch.write import ending_when_full
 
 JPEG_QUALITY = 92
 
@@ -73,7 +75,10 @@ class DrawPictures:
         chosen = rows.select(columns).filter(pc.fill_null(wanted, False)).to_pylist()
         for row, data in zip(chosen, self.fetcher.fetch_all([row["source"] for row in chosen]), strict=True):
             try:
-                self._draw(row, data)
+                with ending_when_full(self.output):
+                    self._draw(row, data)
+            except RunEndedError:
+                raise
             except Exception as error:  # a drawing is never worth a row, let alone a job
                 notes.append(redact(f"not drawn: {row['uri']}: {error}"))
         return notes
@@ -170,16 +175,10 @@ def _open_whole(url: str, storage: Storage) -> Iterator[IO[bytes]]:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
         return
-    upload: Any = storage.open(url, "wb")  # visible when closed
-    try:
-        yield upload
-    except BaseException:
-        if hasattr(upload, "discard"):
-            with suppress(Exception):
-                upload.discard()
-            upload.closed = True  # nor does its destructor close it
-        raise
-    upload.close()
+    with tempfile.NamedTemporaryFile() as file:  # an upload that breaks off begins again
+        yield file
+        file.flush()
+        storage.upload(file.name, url)
 
 
 def _coco_results(output: str, storage: Storage) -> Iterator[dict[str, Any]]:

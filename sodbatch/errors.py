@@ -52,4 +52,4 @@ class JobError(Exception):
 
 
 class RunEndedError(JobError):
-    """The run must end now: other tries within it cannot help (another run has taken over, too much fails)."""
+    """The run must end now: other tries within it cannot help (another run has taken over, a disk is full)."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import random
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,18 +14,13 @@ from typing import Any
 
 from sodbatch.config import FetchSection, LimitsSection
 from sodbatch.errors import ErrorClass, PictureError, UsageError
-from sodbatch.storage import NotAFileError, Storage, TooLargeError, TransientError, redact
+from sodbatch.storage import NotAFileError, Storage, TooLargeError, redact
+from sodbatch.storage.retry import may_pass, with_retries
 
 AHEAD_BYTES = 256 * 2**20
 """Fetching ahead of the consumer pauses while this much waits to be taken."""
 
-_MAX_BACKOFF_S = 30.0
 _MAX_MESSAGE = 300
-_TRANSIENT_ERRNO = {
-    errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
-    errno.EPIPE, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.EREMOTEIO,
-    errno.EMFILE, errno.ENFILE,
-}  # fmt: skip
 _MISSING_ERRNO = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
@@ -57,22 +50,16 @@ class Fetcher:
         """
         if not source:
             raise PictureError(ErrorClass.MISSING, "the manifest names no path in this row")
-        attempt = 0
-        while True:
-            try:
-                data = self._storage.read_bytes(source, self._limits.max_bytes)
-            except Exception as error:
-                failure, may_pass = classify(error)
-                if not may_pass:
-                    raise failure from error
-                if attempt == self._fetch.retries:
-                    raise PictureError(failure.error_class, _after(failure.message, attempt + 1)) from error
-            else:
-                if not data:
-                    raise PictureError(ErrorClass.EMPTY, "0 bytes")
-                return data
-            time.sleep(_pause(self._fetch.backoff_s, attempt))
-            attempt += 1
+        try:
+            data = with_retries(lambda: self._storage.read_bytes(source, self._limits.max_bytes), self._fetch)
+        except Exception as error:
+            failure, tried_again = classify(error)
+            if tried_again:
+                failure = PictureError(failure.error_class, _after(failure.message, self._fetch.retries + 1))
+            raise failure from error
+        if not data:
+            raise PictureError(ErrorClass.EMPTY, "0 bytes")
+        return data
 
     def fetch_all(self, sources: Sequence[str]) -> Iterator[bytes | PictureError]:
         """Fetch many sources at once, in order.
@@ -117,36 +104,25 @@ class Fetcher:
 
 def classify(error: Exception) -> tuple[PictureError, bool]:
     """Say what an error of ``Storage.read_bytes`` means for its row, and whether another attempt may help."""
-    error_class, may_pass = _class_of(error)
     strerror = error.strerror if isinstance(error, OSError) else None
     text = " ".join(redact(strerror or str(error) or type(error).__name__).split())
-    return PictureError(error_class, text[:_MAX_MESSAGE]), may_pass
+    return PictureError(_class_of(error), text[:_MAX_MESSAGE]), may_pass(error)
 
 
-def _class_of(error: Exception) -> tuple[ErrorClass, bool]:
-    number = error.errno if isinstance(error, OSError) else None
+def _class_of(error: Exception) -> ErrorClass:
     if isinstance(error, TooLargeError):
-        return ErrorClass.TOO_LARGE, False
+        return ErrorClass.TOO_LARGE
     if isinstance(error, (NotAFileError, IsADirectoryError, UsageError)):  # UsageError: no package for the scheme
-        return ErrorClass.UNSUPPORTED, False
-    if isinstance(error, TransientError):
-        return ErrorClass.UNAVAILABLE, True
-    if isinstance(error, FileNotFoundError) or number in _MISSING_ERRNO:
-        return ErrorClass.MISSING, False
+        return ErrorClass.UNSUPPORTED
+    if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno in _MISSING_ERRNO):
+        return ErrorClass.MISSING
     if isinstance(error, PermissionError):
-        return ErrorClass.FORBIDDEN, False
+        return ErrorClass.FORBIDDEN
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-        return ErrorClass.TIMEOUT, True
-    if isinstance(error, ConnectionError) or number in _TRANSIENT_ERRNO:
-        return ErrorClass.UNAVAILABLE, True
+        return ErrorClass.TIMEOUT
     if isinstance(error, ValueError):  # a path with a NUL character, a URL without a host
-        return ErrorClass.MISSING, False
-    return ErrorClass.UNAVAILABLE, False
-
-
-def _pause(backoff_s: float, attempt: int) -> float:
-    """Return the pause after an attempt (from 0): doubled each time, bounded, times a random 0.5 to 1."""
-    return float(min(backoff_s * 2**attempt, _MAX_BACKOFF_S) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        return ErrorClass.MISSING
+    return ErrorClass.UNAVAILABLE
 
 
 def _after(message: str, attempts: int) -> str:

@@ -15,7 +15,7 @@ from sodbatch.tables import PENDING
 
 
 class Pending:
-    """Streams the rows still to do and counts what it passes over.
+    """Streams the rows still to do, once, and counts what it passes over.
 
     Args:
         manifest: The inputs.
@@ -24,6 +24,7 @@ class Pending:
 
     Attributes:
         listed: Ids of all distinct inputs seen so far.
+        inputs: Their number.
         repeats: Rows that named an input seen before.
         already_done: Distinct inputs that the ledger has.
     """
@@ -33,13 +34,18 @@ class Pending:
         self._manifest = manifest
         self._ledger = ledger
         self.listed = IdSet()
+        self.inputs = 0
         self.repeats = 0
         self.already_done = 0
 
     @property
     def to_do(self) -> int:
         """Distinct inputs seen so far that are not committed."""
-        return len(self.listed) - self.already_done
+        return self.inputs - self.already_done
+
+    def forget(self) -> None:
+        """Let go of the ids, 16 bytes each; the counts stay."""
+        self.listed = IdSet()
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield tables of :data:`sodbatch.tables.PENDING` and the passed-through columns, none of them empty."""
@@ -50,11 +56,13 @@ class Pending:
             ids = pa.array(map(input_id, identities, etags), pa.string())
             first = self.listed.add(ids)
             done = first & self._ledger.done.contains(ids)
+            self.inputs += int(np.count_nonzero(first))
             self.repeats += int(np.count_nonzero(~first))
             self.already_done += int(np.count_nonzero(done))
             keep = pa.array(first & ~done)
             if todo := keep.true_count:
                 yield self._with_pages(rows.filter(keep), ids.filter(keep), todo).select(schema.names).cast(schema)
+        self._ledger = Ledger()  # as large as what is listed, and asked no more
         if self._on_end is not None:
             self._on_end(self.to_do)
 

@@ -27,11 +27,11 @@ from sodbatch.output import begin, finish, standing, sweep
 from sodbatch.pending import Pending
 from sodbatch.progress import ProgressBar
 from sodbatch.record import check_ours, fingerprint_id
-from sodbatch.storage import display_uri
+from sodbatch.storage import display_uri, redact
 from sodbatch.summary import count, worst_errors
 from sodbatch.tables import FAILED, OK
 from sodbatch.watch import Failures, Watch
-from sodbatch.write import Run
+from sodbatch.write import Run, ending_when_full
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,16 @@ def run(config: Config, *, dry_run: bool = False, console: Console | None = None
         UsageError: The request cannot be carried out as given; no work was started.
         JobError: The job could not finish; what is committed stays.
     """
-    console = console or Console(stderr=True)
+    try:
+        return _run(config, dry_run, console or Console(stderr=True), pace)
+    except OSError as error:  # of a store; what may pass has been tried again where it came up
+        reason = " ".join(redact(str(error)).split())
+        raise JobError(
+            f"the run cannot go on: {reason}; what is committed stays, and the same command goes on when this is mended"
+        ) from error
+
+
+def _run(config: Config, dry_run: bool, console: Console, pace: Pace) -> int:
     started = time.monotonic()
     job = resolve(config)
     if job.folder.model_name != config.Global.model:
@@ -103,6 +112,7 @@ def _execute(job: Job, pace: Pace, bar: ProgressBar, started: float) -> dict[str
     with contextlib.ExitStack() as held:
         with _engine(job.config) if head else contextlib.nullcontext() as engine:
             wait_until_free(job.output, job.storage, pace, bar.say, known_dead=dead)
+            held.enter_context(ending_when_full(job.output))
             lease = held.enter_context(Lease(job.output, job.storage, this_process(run.rank), pace))
             begin(job.output, job.fields, known, run.rank, job.storage)
             if engine is not None:
@@ -124,6 +134,7 @@ def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, 
     def still_ours() -> None:
         check_ours(job.output, run.rank, run.fingerprint, job.storage)
 
+    listed.forget()  # the last step makes sets of its own
     superseded = settle(job.output, run.fingerprint, still_ours, job.storage)
     sweep(job.output, job.storage)
     counted = count(job.output, job.storage)
@@ -132,7 +143,7 @@ def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, 
     _write_companions(job, bar)
     seconds = time.monotonic() - started
     this_run = {
-        "inputs": len(listed.listed),
+        "inputs": listed.inputs,
         "repeats": listed.repeats,
         "already_done": listed.already_done,
         "done": listed.to_do,

@@ -6,8 +6,10 @@ there before it.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from urllib.parse import quote
@@ -15,14 +17,36 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sodbatch.errors import RunEndedError
 from sodbatch.ids import part_name
 from sodbatch.ledger import FINGERPRINT_KEY
 from sodbatch.record import Rank, check_ours
-from sodbatch.storage import Storage
+from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import FAILED, TIMED_STAGES, explode_detections, images_schema, to_parquet
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """Folder name that Hive, Spark, DuckDB and pyarrow read as a null partition value."""
+
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Errors of a disk that only a person can mend."""
+
+
+@contextmanager
+def ending_when_full(output: str) -> Iterator[None]:
+    """Let a run end that cannot write to its output any more, where trying again would only cost time.
+
+    Raises:
+        RunEndedError: The disk is full, a quota used up, or the file system has become read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _LASTING:
+            raise
+        raise RunEndedError(
+            f"cannot write to {display_uri(output)}: {error.strerror}; what is committed stays, and the same command "
+            "goes on once that is mended"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -90,14 +114,15 @@ class Write:
         """Publish rows of :func:`sodbatch.tables.inferred_schema`; a repeated call lands on itself.
 
         Raises:
-            RunEndedError: The output belongs to another run by now.
+            RunEndedError: The output belongs to another run by now, or its disk is full.
         """
         self._check_ours()
         started = time.perf_counter()
-        notes = [note for companion in self.companions for note in companion(rows)]
-        for folder, part in self._partitions(rows):
-            self._publish(folder, part, started)
-            started = time.perf_counter()
+        with ending_when_full(self.output):
+            notes = [note for companion in self.companions for note in companion(rows)]
+            for folder, part in self._partitions(rows):
+                self._publish(folder, part, started)
+                started = time.perf_counter()
         failed = rows.filter(pc.equal(rows["status"], FAILED))
         return Written(len(rows), len(failed), tuple(notes), _errors(failed))
 

@@ -122,13 +122,6 @@ def test_messages_are_one_bounded_line_without_secrets() -> None:
     assert message.startswith("bad answer from https://h/a")
 
 
-@given(st.integers(0, 40), st.floats(0, 60))
-def test_pauses_grow_and_are_bounded(attempt: int, backoff_s: float) -> None:
-    pause = fetch_module._pause(backoff_s, attempt)
-    longest = min(backoff_s * 2**attempt, 30.0)
-    assert longest / 2 <= pause <= longest
-
-
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 60), st.integers(1, 8))
 def test_results_come_in_order(count: int, threads: int) -> None:

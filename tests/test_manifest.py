@@ -142,12 +142,9 @@ _CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @given(st.lists(st.tuples(st.integers(), _CELL, _CELL), min_size=1, max_size=20))
 def test_csv_round_trip(records: list[tuple[int, str, str]]) -> None:
     storage = Storage()
-    with storage.open("memory://csv/m.csv", "wb") as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        writer = csv.writer(text)
-        writer.writerows([("site", "image", "note"), *((s, f"/p{n}.jpg", t) for n, s, t in records)])
-        text.flush()
-        text.detach()
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("site", "image", "note"), *((s, f"/p{n}.jpg", t) for n, s, t in records)])
+    storage.write_atomic("memory://csv/m.csv", text.getvalue().encode("utf-8-sig"))
     manifest = open_manifest("memory://csv/m.csv", storage)
     assert manifest.passthrough == pa.schema({"site": pa.string(), "note": pa.string()})
     assert [(r["source"], r["site"], r["note"]) for r in rows_of(manifest, rows=7)] == [
@@ -547,8 +544,8 @@ def test_a_long_list_is_not_read_ahead(tmp_path: Path) -> None:
     path = write(tmp_path / "m.txt", "".join(f"/data/{i:09d}.jpg\n" for i in range(500_000)))
 
     class Watched(Storage):
-        def open(self, url: str, mode: str = "rb") -> Any:
-            self.file = super().open(url, mode)
+        def open(self, url: str) -> Any:
+            self.file = super().open(url)
             return self.file
 
     storage = Watched()

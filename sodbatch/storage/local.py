@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO
 
 from sodbatch.storage.errors import NotAFileError, TooLargeError
@@ -53,7 +54,7 @@ def write_atomic(path: str, data: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing, also after a crash; makes missing folders."""
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=".sodbatch-", suffix=".tmp", dir=folder)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
@@ -62,7 +63,8 @@ def write_atomic(path: str, data: bytes) -> None:
             os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(OSError):
+            os.unlink(temporary)
         raise
     _sync_folder(folder)
 

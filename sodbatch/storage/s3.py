@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import fsspec.asyn
 
@@ -15,8 +16,10 @@ from sodbatch.storage.errors import TooLargeError, TransientError
 from sodbatch.storage.retry import with_retries
 from sodbatch.storage.uris import redact, split_version, without_userinfo
 
+T = TypeVar("T")
+
 _CONNECT_TIMEOUT_S = 10.0
-_ATTEMPTS = 2
+_READ_AHEAD = 8 * 2**20
 _ACCESS_POINT = re.compile(r"arn:[^/]*:accesspoint[/:][^/]+(?:[/:]accesspoint[/:][^/]+)?", re.IGNORECASE)
 _TRANSIENT_CODES = {
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
@@ -42,7 +45,7 @@ def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
         "connect_timeout": min(_CONNECT_TIMEOUT_S, fetch.timeout_s),
         "read_timeout": fetch.timeout_s,
         "max_pool_connections": fetch.threads + 8,
-        "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
+        "retries": {"total_max_attempts": 1},  # trying again is with_retries' alone
     }
     if s3.endpoint_url:  # stores that are not AWS often lack the newer checksums
         config |= {
@@ -60,6 +63,7 @@ def open_filesystem(s3: S3Section, fetch: FetchSection) -> Any:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+        filesystem.retries = 1
         filesystem.connect()  # makes the client, asks nobody
     except ProfileNotFound as error:
         raise UsageError(f"S3.profile: {error}") from error
@@ -77,18 +81,39 @@ def split(url: str) -> tuple[str, str, str | None]:
     return bucket, name[len(bucket) + 1 :], version or None
 
 
-def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = None) -> bytes:
+def tried(call: Callable[[], T], fetch: FetchSection) -> T:
+    """Return what a call of s3fs returns, with its errors translated, and tried again after those that may pass.
+
+    Raises:
+        FileNotFoundError, PermissionError, TimeoutError, TransientError, OSError: As named.
+    """
+
+    def once() -> T:
+        try:
+            return call()
+        except Exception as error:
+            raise translate(error) from error
+
+    return with_retries(once, fetch)
+
+
+def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = None, **conditions: str) -> bytes:
     """Read an object with one GET, refused by its size before the body is read.
+
+    Args:
+        filesystem: From :func:`open_filesystem`.
+        url: The object.
+        timeout_s: Bound on the whole.
+        max_bytes: The most bytes that are read.
+        conditions: What else the request says: ``Range``, ``IfMatch``.
 
     Raises:
         FileNotFoundError, PermissionError, TimeoutError, TransientError, TooLargeError, OSError: As named.
     """
-    bucket, key, version = split(url)
 
     async def get() -> bytes:
         client = await filesystem.set_session()
-        keywords = {"VersionId": version} if version else {}
-        answer = await client.get_object(Bucket=bucket, Key=key, **filesystem.req_kw, **keywords)
+        answer = await client.get_object(**_object(filesystem, url), **conditions)
         async with answer["Body"] as body:
             size = answer["ContentLength"]
             if max_bytes is not None and size > max_bytes:
@@ -104,6 +129,59 @@ def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = No
         raise translate(error) from error
 
 
+def open_object(filesystem: Any, url: str, fetch: FetchSection) -> io.BufferedReader:
+    """Open an object for reading, seekable, read ahead by some megabytes.
+
+    Raises:
+        FileNotFoundError, PermissionError, TimeoutError, TransientError, OSError: As named; reading raises them too.
+    """
+    head = tried(lambda: filesystem.call_s3("head_object", **_object(filesystem, url)), fetch)
+    raw = _Object(filesystem, url, head["ContentLength"], head["ETag"], fetch)
+    return io.BufferedReader(raw, max(1, min(head["ContentLength"], _READ_AHEAD)))
+
+
+class _Object(io.RawIOBase):
+    """An object as a file: each read is a GET of a range, tried again after an error that may pass."""
+
+    def __init__(self, filesystem: Any, url: str, size: int, etag: str, fetch: FetchSection) -> None:
+        self._filesystem = filesystem
+        self._url = url
+        self._size = size
+        self._etag = etag
+        self._fetch = fetch
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), _READ_AHEAD, self._size - self._position)
+        if length <= 0:
+            return 0
+        data = with_retries(lambda: self._range(self._position, self._position + length), self._fetch)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _range(self, start: int, end: int) -> bytes:
+        """Read a range, of the object as it was when it was opened."""
+        wanted = f"bytes={start}-{end - 1}"
+        return read(self._filesystem, self._url, self._fetch.timeout_s, Range=wanted, IfMatch=self._etag)
+
+
+def _object(filesystem: Any, url: str) -> dict[str, Any]:
+    """Name an object in the parameters of a request that reads it."""
+    bucket, key, version = split(url)
+    return {"Bucket": bucket, "Key": key, **({"VersionId": version} if version else {}), **filesystem.req_kw}
+
+
 def list_pages(filesystem: Any, url: str, fetch: FetchSection, page_size: int = 1000) -> Iterator[list[dict[str, Any]]]:
     """Yield the objects whose key starts as ``url`` does, a page at a time, in the store's order.
 
@@ -113,15 +191,14 @@ def list_pages(filesystem: Any, url: str, fetch: FetchSection, page_size: int = 
     token: dict[str, str] = {}
 
     def ask() -> dict[str, Any]:
-        try:
-            return filesystem.call_s3(
+        return dict(
+            filesystem.call_s3(
                 "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=page_size, **filesystem.req_kw, **token
             )
-        except Exception as error:
-            raise translate(error) from error
+        )
 
     while True:
-        page = with_retries(ask, fetch)
+        page = tried(ask, fetch)
         yield page.get("Contents", [])
         if not page.get("IsTruncated"):
             return
@@ -149,15 +226,19 @@ def translate(error: Exception) -> Exception:
         )
     if isinstance(error, TokenRetrievalError):
         return PermissionError(str(error))
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    if response is not None:
-        code = str(response.get("Error", {}).get("Code", ""))
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _TRANSIENT_CODES or status >= 500 or status == 429:
-            return TransientError(f"S3 answers {code or status}: {response.get('Error', {}).get('Message', '')}")
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    answer = f"S3 answers {code or status}: {response.get('Error', {}).get('Message', '')}"
+    if code in _TRANSIENT_CODES or status >= 500 or status == 429:
+        return TransientError(answer)
+    if code == "PreconditionFailed":
+        return OSError("the object has changed while it was read")
     if isinstance(error, (HTTPClientError, ConnectionError)) or type(error).__module__.startswith("aiohttp"):
         return TransientError(f"the connection to S3 failed: {error}")
     if isinstance(error, BotoCoreError):
         return OSError(str(error))
     translated = translate_boto_error(error, set_cause=False)
+    if isinstance(translated, PermissionError):
+        return PermissionError(answer if response else str(error))
     return translated if isinstance(translated, Exception) else error

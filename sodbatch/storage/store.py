@@ -6,9 +6,8 @@ import io
 import os
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any, TypeVar
 
 import fsspec
 
@@ -20,13 +19,17 @@ from sodbatch.storage.info import FileInfo
 from sodbatch.storage.retry import with_retries
 from sodbatch.storage.uris import display_uri, exact_s3, is_http, is_s3, local_path, local_source, redact
 
+T = TypeVar("T")
+
 
 class Storage:
     """Reads and writes files by URL; picklable, each process makes its own connections when it needs them.
 
+    What is asked of ``s3://`` is tried again after an error that may pass, unless a method says otherwise.
+
     Args:
         s3: How ``s3://`` is reached; the defaults of the section where not given.
-        fetch: Time-outs, and how often a write is tried again; the defaults of the section where not given.
+        fetch: Time-outs, and how often what fails is tried again; the defaults of the section where not given.
     """
 
     def __init__(self, s3: S3Section | None = None, fetch: FetchSection | None = None) -> None:
@@ -61,7 +64,7 @@ class Storage:
         return bytes(filesystem.cat_file(path))
 
     def write_atomic(self, url: str, data: bytes) -> None:
-        """Write a file so that readers see all of it or nothing; tried again when the store fails in passing.
+        """Write a file so that readers see all of it or nothing.
 
         Local: a temporary file in the same folder, synced and renamed. Elsewhere: one PUT.
         """
@@ -70,23 +73,27 @@ class Storage:
             local.write_atomic(path, data)
             return
         filesystem, path = self._at(url)
+        self._tried(url, lambda: filesystem.pipe_file(path, data))
 
-        def put() -> None:
-            with _plain_errors(url):
-                filesystem.pipe_file(path, data)
+    def upload(self, path: str, url: str) -> None:
+        """Write what a local file holds to a file elsewhere, as :meth:`write_atomic` does what is in memory."""
+        filesystem, name = self._at(url)
+        self._tried(url, lambda: filesystem.put_file(path, name))
 
-        with_retries(put, self.fetch_section)
+    def open(self, url: str) -> IO[bytes]:
+        """Open a file for reading; ``http(s)://`` is read whole into memory first.
 
-    def open(self, url: str, mode: str = "rb") -> IO[Any]:
-        """Open a file for binary reading or writing; ``http(s)://`` is read whole into memory first."""
+        What is read of ``s3://`` is tried again, range by range.
+        """
         path = local_path(url)
         if path is not None:
-            return open(path, mode)
+            return open(path, "rb")
         if is_http(url):
-            return io.BytesIO(self.read_bytes(url))
+            return io.BytesIO(with_retries(lambda: self.read_bytes(url), self.fetch_section))
         filesystem, path = self._at(url)
-        with _plain_errors(url):
-            opened: IO[Any] = filesystem.open(path, mode)
+        if is_s3(url):
+            return s3.open_object(filesystem, url, self.fetch_section)
+        opened: IO[bytes] = filesystem.open(path, "rb")
         return opened
 
     def list_files(self, url: str) -> Iterator[FileInfo]:
@@ -118,8 +125,7 @@ class Storage:
             return http.exists(url, self.fetch_section.timeout_s)
         filesystem, path = self._at(url)
         try:
-            with _plain_errors(url):
-                filesystem.info(path)
+            self._tried(url, lambda: filesystem.info(path))
         except FileNotFoundError:
             return False
         return True
@@ -147,8 +153,7 @@ class Storage:
             status = os.stat(path)
             return FileInfo(local_source(path), status.st_size, local.etag(status))
         filesystem, path = self._at(url)
-        with _plain_errors(url):
-            info = filesystem.info(path)
+        info = self._tried(url, lambda: filesystem.info(path))
         return FileInfo(url, info.get("size"), _etag(info))
 
     def delete(self, url: str) -> None:
@@ -158,9 +163,8 @@ class Storage:
             if path is not None:
                 os.unlink(path)
             else:
-                filesystem, path = self._at(url)
-                with _plain_errors(url):
-                    filesystem.rm_file(path)
+                filesystem, key = self._at(url)
+                self._tried(url, lambda: filesystem.rm_file(key))
         except FileNotFoundError:
             pass
 
@@ -186,6 +190,9 @@ class Storage:
                 if not item["Key"].endswith("/"):
                     yield FileInfo(exact_s3(bucket, item["Key"]), item["Size"], _etag(item))
 
+    def _tried(self, url: str, call: Callable[[], T]) -> T:
+        return s3.tried(call, self.fetch_section) if is_s3(url) else with_retries(call, self.fetch_section)
+
     def _at(self, url: str) -> tuple[Any, str]:
         """Return the file system of a URL, this process's own, and the path in it."""
         if is_s3(url):
@@ -202,17 +209,6 @@ class Storage:
             if os.getpid() not in self._s3_of_process:
                 self._s3_of_process[os.getpid()] = s3.open_filesystem(self.s3_section, self.fetch_section)
             return self._s3_of_process[os.getpid()]
-
-
-@contextmanager
-def _plain_errors(url: str) -> Iterator[None]:
-    """Turn what botocore and s3fs raise into Python's own errors and this package's."""
-    try:
-        yield
-    except Exception as error:
-        if is_s3(url):
-            raise s3.translate(error) from error
-        raise
 
 
 def _frame(url: str, path: str) -> tuple[str, str]:
