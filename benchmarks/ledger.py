@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,7 @@ def measure(setup: Setup) -> Result:
     sizes.append((setup.size(100_000, 1_000), 32))
     tools: dict[str, Callable[[], Any]] = {}
     for rows, part in sizes:
-        tools[f"{rows:,} rows in parts of {part:,}"] = lambda rows=rows, part=part: script(
-            "ledger", rows, part, setup.output()
-        )
+        tools[f"{rows:,} rows in parts of {part:,}"] = partial(_written, setup, rows, part)
     measured = in_turn(1, tools)
     table_rows = []
     for name, [found] in measured.items():
@@ -50,6 +49,10 @@ def measure(setup: Setup) -> Result:
     header = ["ledger", "read (s)", "settle (s)", "count (s)", "all, a part (ms)", "bytes a row, both tables"]
     title = f"Ledgers on a local disk, {BOXES} boxes a picture"
     return Result([Table(title, [*header, "memory (MiB)"], table_rows)], measured)
+
+
+def _written(setup: Setup, rows: int, part: int) -> dict[str, Any]:
+    return script("ledger", rows, part, setup.output())
 
 
 def _write(rows: int, part: int, folder: Path, storage: Storage) -> str:

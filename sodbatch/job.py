@@ -28,9 +28,18 @@ from sodbatch.tables import SCHEMA_VERSION
 from sodbatch.threshold import Threshold, resolve_threshold
 from sodbatch.write import Run, Write
 
-CPU_BLOCK_ROWS = 16
-"""Pictures that a CPU actor takes at a time: a few seconds of work, so that actors end together and parts come soon."""
+CPU_BLOCK_ROWS = 8
+"""Pictures that a CPU actor takes at a time for each of its threads: a few seconds of work, so that actors end
+together."""
 
+CPU_SHARD_ROWS = 64
+"""Rows of one part for each thread of the CPU actors: a dozen seconds of work, which is what a kill costs at most."""
+
+GPU_SHARD_ROWS = 1024
+"""Rows of one part for each GPU actor."""
+
+MAX_SHARD_ROWS = 4096
+"""Most rows of one part."""
 
 FETCH_PAUSE_S = 30.0
 """The longest pause between two attempts to fetch."""
@@ -167,7 +176,7 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
     rows = shard_size(config.Output.shard_size, job.folder, actors)
     block_rows = min(rows, pictures_per_block(preprocess))
     if not actors.gpus:
-        block_rows = min(block_rows, CPU_BLOCK_ROWS)
+        block_rows = min(block_rows, CPU_BLOCK_ROWS * actors.threads)
     load = Load(fetcher, config.Limits, preprocess, passthrough, block_rows)
     fetch = config.Fetch
     fetch_s = (fetch.retries + 1) * (fetch.timeout_s + FETCH_PAUSE_S)
@@ -178,14 +187,13 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
 def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:
     """Return the rows of one part; ``auto`` aims at a part every few seconds to a minute.
 
-    A 640 x 640 model makes some 5 pictures a second on two cores and hundreds on a GPU, so that a part holds 32
-    rows a CPU actor or 1,024 a GPU actor, fewer for larger inputs, at most 4,096.
+    A 640 x 640 model makes some 5 pictures a second on a CPU thread and hundreds on a GPU; larger inputs take longer.
     """
     if isinstance(configured, int):
         return configured
     area = folder.preprocess.height * folder.preprocess.width / 640**2
-    rows = (1024 if actors.gpus else 32) / max(1.0, area) * actors.min_actors
-    return int(min(4096, max(1, rows)))
+    rows = GPU_SHARD_ROWS if actors.gpus else CPU_SHARD_ROWS * actors.threads
+    return int(min(MAX_SHARD_ROWS, max(1, rows / max(1.0, area) * actors.min_actors)))
 
 
 def drawing(job: Job) -> DrawPictures:

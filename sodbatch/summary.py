@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sodbatch.ids import IdSet
 from sodbatch.ledger import part_urls, read_parts
 from sodbatch.storage import Storage
+from sodbatch.storage.retry import with_retries
 from sodbatch.tables import FAILED, OK, TIMED_STAGES
 
 WORST = 20
@@ -31,9 +31,13 @@ def count(output: str, storage: Storage) -> dict[str, Any]:
     totals: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     classes: Counter[str] = Counter()
+    seconds = dict.fromkeys(TIMED_STAGES, 0.0)
     ids, inputs = IdSet(), IdSet()
     columns = ["image_id", "input_id", "page_index", "status", "error_class", "num_detections", "capped", "file_bytes"]
     for rows in read_parts(images, [*columns, "detections.list.element.label"], storage):
+        metadata = rows.schema.metadata or {}
+        for stage in TIMED_STAGES:
+            seconds[stage] += float(metadata.get(f"sodbatch.{stage}_seconds".encode(), 0.0))
         totals["pictures"] += len(rows)
         totals["doubles"] += len(rows) - int(ids.add(rows["image_id"]).sum())
         totals["inputs"] += int(inputs.add(rows["input_id"]).sum())
@@ -50,7 +54,7 @@ def count(output: str, storage: Storage) -> dict[str, Any]:
     return counted | {
         "errors": dict(errors.most_common()),
         "classes": dict(classes.most_common()),
-        "seconds": _seconds(images, storage),
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "parts": len(images),
     }
 
@@ -58,17 +62,6 @@ def count(output: str, storage: Storage) -> dict[str, Any]:
 def _histogram(column: pa.Array | pa.ChunkedArray) -> dict[str, int]:
     counts = pc.value_counts(column.drop_null())
     return {str(entry["values"]): entry["counts"].as_py() for entry in counts}
-
-
-def _seconds(images: list[str], storage: Storage) -> dict[str, float]:
-    """Sum what the workers spent, from the metadata of the parts."""
-    seconds = dict.fromkeys(TIMED_STAGES, 0.0)
-    for url in images:
-        with storage.open(url) as file:
-            metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
-        for stage in TIMED_STAGES:
-            seconds[stage] += float(metadata.get(f"sodbatch.{stage}_seconds".encode(), 0.0))
-    return {stage: round(value, 3) for stage, value in seconds.items()}
 
 
 def worst_errors(output: str, storage: Storage, most: int = WORST) -> list[dict[str, Any]]:
@@ -88,9 +81,8 @@ def worst_errors(output: str, storage: Storage, most: int = WORST) -> list[dict[
 def show(output: str, storage: Storage) -> str:
     """Describe an output from its files alone, for a person."""
     counted = count(output, storage)
-    url = f"{output}/summary.json"
     finished = storage.exists(f"{output}/_SUCCESS")
-    summary = json.loads(storage.read_bytes(url)) if finished and storage.exists(url) else {}
+    summary = _read_summary(output, storage) if finished else {}
     lines = [
         f"{output}: {'finished' if finished else 'not finished: run the same command again to go on'}",
         f"  inputs      {counted['inputs']:>12,}",
@@ -107,6 +99,14 @@ def show(output: str, storage: Storage) -> str:
         page = "" if row["page_index"] is None else f" page {row['page_index']}"
         lines.append(f"    {row['error_class']}: {row['uri']}{page}: {row['error_message']}")
     return "\n".join(lines)
+
+
+def _read_summary(output: str, storage: Storage) -> dict[str, Any]:
+    try:
+        data = with_retries(lambda: storage.read_bytes(f"{output}/summary.json"), storage.fetch_section)
+    except FileNotFoundError:
+        return {}
+    return dict(json.loads(data))
 
 
 def _block(title: str, counts: dict[str, int]) -> list[str]:

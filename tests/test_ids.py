@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sodbatch.ids import IdSet, digest, image_id, input_id, part_name
@@ -29,6 +29,7 @@ def test_a_part_is_named_after_its_ids_in_any_order(ids: list[str]) -> None:
     assert part_name(ids, "f") != part_name(ids[:2], "f")
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=8))
 def test_id_set_does_what_a_python_set_does(calls: list[list[int]]) -> None:
     ids, reference = IdSet(), set()
@@ -53,6 +54,25 @@ def test_id_set_keeps_ids_apart_that_end_in_zero_bytes() -> None:
     zeros, one = "00" * 16, "01" + "00" * 15
     assert ids.add(pa.array([zeros, one])).tolist() == [True, True]
     assert ids.contains(pa.array([zeros, one, "0100" + "01" * 14])).tolist() == [True, True, False]
+
+
+def test_id_set_tells_ids_apart_that_begin_or_end_alike() -> None:
+    halves = ["00" * 8, "ff" * 8, "01" * 8]
+    alike = [high + low for high in halves for low in halves]
+    ids = IdSet()
+    for key in alike[::2]:
+        assert ids.add(pa.array([key, key])).tolist() == [True, False]
+    assert ids.contains(pa.array(alike)).tolist() == [True, False] * 4 + [True]
+    assert ids.add(pa.array(alike)).tolist() == [False, True] * 4 + [False]
+    assert len(ids) == 9
+
+
+def test_missing_ids_are_counted_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sodbatch.ids.SLICE", 7)
+    some, others = IdSet(), IdSet()
+    some.add(pa.array([digest(str(number)) for number in range(100)]))
+    others.add(pa.array([digest(str(number)) for number in range(50, 150)]))
+    assert some.count_missing(others) == 50
 
 
 def test_id_set_refuses_what_is_no_id() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 from fakes import ListManifest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sodbatch.ids import input_id
@@ -18,6 +18,7 @@ def ledger_of(sources: list[str]) -> Ledger:
     return ledger
 
 
+@settings(deadline=None)
 @given(st.lists(names, max_size=20), st.sets(names))
 def test_pending_is_the_manifest_minus_the_ledger_minus_repeats(listed: list[str], committed: set[str]) -> None:
     ends: list[int] = []
@@ -26,7 +27,7 @@ def test_pending_is_the_manifest_minus_the_ledger_minus_repeats(listed: list[str
     assert sources == [x for x in dict.fromkeys(listed) if x not in committed]
     assert pending.repeats == len(listed) - len(set(listed))
     assert pending.already_done == len(set(listed) & committed)
-    assert len(pending.listed) == len(set(listed))
+    assert len(pending.listed) == pending.inputs == len(set(listed))
     assert pending.to_do == len(sources) and ends == [len(sources)]
 
 
@@ -51,3 +52,11 @@ def test_columns_pass_through_and_pages_that_are_committed_are_named() -> None:
     assert table["city"].to_pylist() == ["Aix", "Bonn"]
     assert table["page_count"].to_pylist() == [None, 3]
     assert table["skip_pages"].to_pylist() == [None, [0, 2]]
+
+
+def test_counts_stay_when_the_ids_are_let_go() -> None:
+    pending = Pending(ListManifest(["/a.jpg", "/b.jpg", "/a.jpg"]), ledger_of(["/b.jpg"]))
+    [_] = pending.tables()
+    pending.forget()
+    assert len(pending.listed) == 0
+    assert (pending.inputs, pending.repeats, pending.already_done, pending.to_do) == (2, 1, 1, 1)

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sodbatch.engine import waves as engine
+from sodbatch.engine.resources import ActorPlan
 from sodbatch.errors import UsageError
+
+ROWS = 1_000_000
 
 
 def tables(sizes: list[int]) -> Iterator[pa.Table]:
@@ -25,13 +28,27 @@ def tables(sizes: list[int]) -> Iterator[pa.Table]:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=8), st.integers(1, 60))
 def test_waves_hold_every_row_once_in_order(sizes: list[int], wave_rows: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "WAVE_ROWS", wave_rows)
-        waves = list(engine.waves(tables(sizes)))
+    waves = list(engine.waves(tables(sizes), wave_rows))
     assert [n for wave in waves for n in wave["n"].to_pylist()] == list(range(sum(sizes)))
     assert all(0 < len(wave) < wave_rows + 40 for wave in waves)
 
 
+@pytest.mark.parametrize(
+    ("actors", "gpus", "threads", "rows"),
+    [
+        (1, 0.0, 2, 1_000_000),
+        (100, 0.0, 8, 2_400_000),
+        (200, 0.0, 8, 4_000_000),
+        (1, 1.0, 2, 1_000_000),
+        (40, 1.0, 2, 2_400_000),
+        (400, 0.25, 2, 4_000_000),
+    ],
+)
+def test_waves_grow_with_the_pool_up_to_what_memory_allows(actors: int, gpus: float, threads: int, rows: int) -> None:
+    assert engine.wave_rows(ActorPlan(1, actors, 1.0, gpus, threads)) == rows
+
+
+@settings(deadline=None)
 @given(st.integers(1, 3_000_000), st.integers(1, 2000), st.integers(1, 64))
 def test_load_tasks_are_whole_blocks_and_few_enough(wave: int, cpus: int, block: int) -> None:
     rows = engine.task_rows(wave, cpus, block)
@@ -39,6 +56,7 @@ def test_load_tasks_are_whole_blocks_and_few_enough(wave: int, cpus: int, block:
     assert rows <= max(block, math.ceil(wave / (cpus * engine.TASKS_PER_CPU)))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(1, 30))
 def test_a_wave_is_cut_without_losing_a_row(rows: int, size: int) -> None:
     blocks = engine.cut(pa.table({"n": range(rows)}), size)
@@ -55,7 +73,7 @@ def test_a_slow_listing_does_not_keep_the_first_wave_waiting(monkeypatch: pytest
         go_on.wait(30)
         yield pa.table({"n": [1]})
 
-    waves = engine.waves(slow())
+    waves = engine.waves(slow(), ROWS)
     assert next(waves)["n"].to_pylist() == [0]
     go_on.set()
     assert [wave["n"].to_pylist() for wave in waves] == [[1]]
@@ -67,11 +85,11 @@ def test_an_error_of_the_listing_is_raised_where_the_waves_are_used() -> None:
         raise UsageError("line 7 is no JSON")
 
     with pytest.raises(UsageError, match="line 7"):
-        list(engine.waves(broken()))
+        list(engine.waves(broken(), ROWS))
 
 
 def test_waves_that_are_given_up_end_the_listing() -> None:
-    waves = engine.waves(pa.table({"n": range(10_000)}) for _ in range(10**9))
+    waves = engine.waves((pa.table({"n": range(10_000)}) for _ in range(10**9)), ROWS)
     next(waves)
-    waves.close()  # type: ignore[attr-defined]
+    waves.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "listing"]

@@ -10,8 +10,20 @@ from collections.abc import Generator, Iterable
 
 import pyarrow as pa
 
-WAVE_ROWS = 1_000_000
-"""Most inputs of one wave: some 200 MB in the driver."""
+from sodbatch.engine.resources import ActorPlan
+
+LEAST_WAVE_ROWS = 1_000_000
+"""Most inputs of one wave of a small pool: some 140 MB in the driver each time it holds them."""
+
+MOST_WAVE_ROWS = 4_000_000
+"""Most inputs of one wave, whatever the pool: at some 140 bytes a row without the manifest's own columns, held twice in
+the driver and once in the object store, that is 1.1 GB and 0.6 GB."""
+
+WORK_SECONDS = 600
+"""How long a wave is to last at least, as far as memory allows, since each starts the actors anew."""
+
+GPU_RATE, THREAD_RATE = 100, 5
+"""Pictures a second of an actor on a GPU, an assumption, and of one thread on CPUs, as measured at 640 x 640."""
 
 WAVE_SECONDS = 5.0
 """How long the first picture waits for a manifest that is slow to list."""
@@ -26,8 +38,18 @@ TABLES_AHEAD = 100
 """Tables of the manifest, of some 10,000 rows, that are listed ahead."""
 
 
-def waves(pending: Iterable[pa.Table]) -> Generator[pa.Table, None, None]:
-    """Group pending rows into waves, listing ahead in a thread."""
+def wave_rows(actors: ActorPlan) -> int:
+    """Return the most inputs of one wave.
+
+    A wave starts the actors anew and ends as the last of them runs dry, which takes half a minute or so in all, however
+    large the pool. So the rows grow with what the pool does in :data:`WORK_SECONDS`, until memory is the bound.
+    """
+    rate = GPU_RATE if actors.gpus else THREAD_RATE * actors.threads
+    return max(LEAST_WAVE_ROWS, min(MOST_WAVE_ROWS, WORK_SECONDS * rate * actors.max_actors))
+
+
+def waves(pending: Iterable[pa.Table], most_rows: int) -> Generator[pa.Table, None, None]:
+    """Group pending rows into waves of about ``most_rows``, listing ahead in a thread."""
     tables: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=TABLES_AHEAD)
     stopped = threading.Event()
 
@@ -54,7 +76,7 @@ def waves(pending: Iterable[pa.Table]) -> Generator[pa.Table, None, None]:
     try:
         ended = False
         while not ended:
-            wave, ended = _next_wave(tables)
+            wave, ended = _next_wave(tables, most_rows)
             if wave:
                 yield pa.concat_tables(wave)
     finally:
@@ -73,11 +95,11 @@ def cut(rows: pa.Table, size: int) -> list[pa.Table]:
     return [rows.slice(start, size).combine_chunks() for start in range(0, len(rows), size)]
 
 
-def _next_wave(tables: queue.Queue[pa.Table | BaseException | None]) -> tuple[list[pa.Table], bool]:
+def _next_wave(tables: queue.Queue[pa.Table | BaseException | None], most_rows: int) -> tuple[list[pa.Table], bool]:
     """Take what has been listed, until there is enough or it has taken long enough."""
     wave: list[pa.Table] = []
     deadline: float | None = None
-    while sum(map(len, wave)) < WAVE_ROWS:
+    while sum(map(len, wave)) < most_rows:
         try:
             item = tables.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         except queue.Empty:
