@@ -7,40 +7,40 @@ is, and what a wave could not finish is simply still pending. The next wave is l
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockAccessor
-from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sodbatch.config import Config
+from sodbatch.engine.connect import connect, lack_of_room
 from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan, Node, plan_actors
-from sodbatch.engine.waves import cut, task_rows, waves
+from sodbatch.engine.waves import cut, task_rows, wave_rows, waves
 from sodbatch.errors import JobError, RunEndedError, UsageError
 from sodbatch.model.transfer import install_model_files, read_model_files
-from sodbatch.predictor.base import usable_cpus
 from sodbatch.quarantine import IsolatedInfer, IsolatedLoad
 from sodbatch.storage import redact
 from sodbatch.write import Write, Written
 
-CONNECT_TIMEOUT_S = 10.0
-
 FOREVER = -1
 """Retries of tasks and restarts of actors: what dies with a machine says nothing about the pictures."""
+
+GIVE_UP_S = 60.0
+"""The longest that Ray Data is waited for when a run is given up."""
+
+FULL_DISK_S = 60.0
+"""How long a run whose Ray has a full disk may stand still: Ray itself would try again for ever."""
 
 
 class RayEngine:
@@ -62,20 +62,7 @@ class RayEngine:
         device, _, gpu_ids = self._config.Global.device.partition(":")
         if gpu_ids and local:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids
-        if not local:
-            _check_answers(resources.ray_address or os.environ["RAY_ADDRESS"])
-        with _quiet():
-            try:
-                ray.init(
-                    address="local" if local else resources.ray_address,
-                    num_cpus=max(2, usable_cpus()) if local else None,
-                    include_dashboard=False if local else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except ConnectionError as error:
-                address = resources.ray_address or os.environ.get("RAY_ADDRESS", "")
-                raise UsageError(f"no Ray cluster answers at {redact(address)}: {redact(str(error))}") from error
+        self._folder = connect(None if local else resources.ray_address or os.environ["RAY_ADDRESS"])
         try:
             nodes = [_node(entry["Resources"]) for entry in ray.nodes() if entry["Alive"]]
             if device == "auto":
@@ -97,6 +84,7 @@ class RayEngine:
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = -1  # never: see _watch
         context.actor_task_retry_on_errors = False
+        context.custom_execution_callback_classes = [_Brake]
         # Each table that Load yields is over this size, and under the half more at which Ray Data would cut it.
         context.target_max_block_size = max(1, int(0.9 * pipeline.load.block_bytes))
         node = ray.get_runtime_context().get_node_id()
@@ -104,19 +92,20 @@ class RayEngine:
         monitor = ray.remote(_Monitor).options(num_cpus=0, max_restarts=FOREVER, scheduling_strategy=here).remote()
         model = (pipeline.infer, pipeline.infer_stall_s, ray.put(read_model_files(pipeline.infer.folder)), node)
         work = _Work(lambda: self._run_waves(pipeline, pending, (*model, monitor)))
-        self._watch(work, monitor, listener)
+        try:
+            self._watch(work, monitor, listener)
+        except BaseException:
+            work.give_up()
+            raise
         if work.error is not None:
             raise _as_ours(work.error) from work.error
 
     def _watch(self, work: _Work, monitor: Any, listener: Listener) -> None:
         """Pass on the monitor's news while Ray works; end the run when there has been none for too long.
 
-        Restarts and retries are for ever, so that machines may come and go for days; this is their bound.
-
         Raises:
-            RunEndedError: Nothing was heard for ``Resources.no_progress_timeout_s``.
+            RunEndedError: Nothing was heard for too long.
         """
-        timeout_s = self._config.Resources.no_progress_timeout_s
         heard = time.monotonic()
         while True:
             ended = work.wait(0.5)
@@ -131,15 +120,30 @@ class RayEngine:
                 return
             if news:
                 heard = time.monotonic()
-            elif time.monotonic() - heard > timeout_s:
-                raise RunEndedError(
-                    f"no picture was finished in {timeout_s:g} s (Resources.no_progress_timeout_s): the actors do not "
-                    "start, hang, or the cluster has not the resources they reserve; ray status shows which"
-                )
+            self._check_progress(time.monotonic() - heard)
+
+    def _check_progress(self, silent_s: float) -> None:
+        """End a run that stands still. Restarts and retries are for ever, so that machines may come and go for days;
+        this is their bound.
+
+        Raises:
+            RunEndedError: Nothing was heard for ``Resources.no_progress_timeout_s``, or less on a full disk.
+        """
+        timeout_s = self._config.Resources.no_progress_timeout_s
+        if silent_s > min(timeout_s, FULL_DISK_S) and (reason := lack_of_room(self._folder)):
+            raise RunEndedError(
+                f"no picture was finished in {silent_s:.0f} s, and {reason}; what is committed stays, and the same "
+                "command goes on"
+            )
+        if silent_s > timeout_s:
+            raise RunEndedError(
+                f"no picture was finished in {timeout_s:g} s (Resources.no_progress_timeout_s): the actors do not "
+                "start, hang, or the cluster has not the resources they reserve; ray status shows which"
+            )
 
     def _run_waves(self, pipeline: Pipeline, pending: Iterable[pa.Table], actor_args: tuple[Any, ...]) -> None:
         load = IsolatedLoad(pipeline.load, pipeline.load_stall_s)
-        with closing(waves(pending)) as listed:
+        with closing(waves(pending, wave_rows(self.actors))) as listed:
             for wave in listed:
                 blocks = cut(wave, task_rows(len(wave), self._cpus, pipeline.load.block_rows))
                 self._run_wave(pipeline, load, blocks, actor_args)
@@ -167,41 +171,6 @@ class RayEngine:
         sink = _Sink(pipeline.write, pipeline.shard_size, actor_args[-1])
         # Writes are brief and reserve no CPU: on a small machine they would wait until everything has been loaded.
         inferred.write_datasink(sink, ray_remote_args={"max_retries": FOREVER, "num_cpus": 0})
-
-
-def _check_answers(address: str) -> None:
-    """Refuse an address at which nothing listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise UsageError(f"no Ray cluster answers at {redact(address)}: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Ray says while it starts, and from then on; its log files keep it. ``RAY_BACKEND_LOG_LEVEL`` asks
-    for more: then nothing is silenced."""
-    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
-        yield
-        return
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # inherited by what Ray starts; this process forgets it again
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore", RayDeprecationWarning)
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, "wb") as null:
-        os.dup2(null.fileno(), 2)
-    try:
-        yield
-    finally:
-        del os.environ["RAY_BACKEND_LOG_LEVEL"]
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _node(resources: dict[str, float]) -> Node:
@@ -265,19 +234,36 @@ def _news(monitor: Any) -> list[Written | str | None]:
         return []
 
 
+class _Brake(ExecutionCallback):
+    """Ends Ray Data's work in the thread that does it, between two of its steps."""
+
+    pulled = False
+
+    def on_execution_step(self, executor: Any) -> None:
+        if _Brake.pulled:
+            raise RunEndedError("given up")
+
+
 class _Work:
-    """A call in a thread of its own, whose error is kept; abandoned when this process goes on without it."""
+    """A call that works with Ray Data, in a thread of its own; its error is kept."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.error: Exception | None = None
         self._call = call
         self._thread = threading.Thread(target=self._run, name="ray data", daemon=True)
+        _Brake.pulled = False
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; tell whether it is there."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """End it now. It must not outlive Ray: a thread that asks what has been shut down starts Ray anew, or ends this
+        process without a word."""
+        _Brake.pulled = True
+        self._thread.join(GIVE_UP_S)
 
     def _run(self) -> None:
         try:
@@ -291,8 +277,14 @@ def _as_ours(error: BaseException) -> UsageError | JobError:
     help."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (UsageError, RunEndedError)):
-            return type(cause)(str(cause))
+        twin = isinstance(cause, ray.exceptions.RayTaskError)  # of its cause's class too, but its text is a traceback
+        if isinstance(cause, (UsageError, RunEndedError)) and not twin:
+            return type(cause)(str(cause).partition("\n")[0])  # Ray Data adds advice on retries in further lines
+        if isinstance(cause, (ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError)):
+            return RunEndedError(
+                "Ray's object store and the disk of its temporary folder are full; what is committed stays, and once "
+                "there is room the same command goes on"
+            )
         cause = getattr(cause, "cause", None) or cause.__cause__
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()] or [""]
