@@ -1,7 +1,6 @@
 """Isolate: a stage in a child process, whose death is an exception here and not the end of this process.
 
-Parent and child share a socket and a :class:`Journal`. Tables travel as Arrow streams in memory files, whose
-descriptors go over the socket; the receiver maps them and copies nothing.
+Parent and child share a :class:`sodbatch.link.Link` and a :class:`Journal`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from sodbatch.errors import JobError, UsageError
+from sodbatch.link import Link, memory_file
 from sodbatch.storage import redact
 
 TABLES_AHEAD = 2
@@ -36,7 +35,6 @@ START_TRIES = 4
 """How often a child is started before that is given up."""
 
 _RUN, _TAKEN, _READY, _TABLE, _END, _ERROR = b"r", b"a", b"y", b"t", b"e", b"x"
-_HEADER = struct.Struct("!cQ")
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sodbatch.isolate import serve; serve(*map(int, sys.argv[1:3]))"
 
@@ -73,8 +71,7 @@ class Journal:
     @classmethod
     def create(cls) -> tuple[Journal, int]:
         """Make an empty one; also return the descriptor of its memory, which is the caller's to close."""
-        descriptor = _memory_file()
-        os.truncate(descriptor, cls._RECORD.size)
+        descriptor = memory_file(cls._RECORD.size)
         return cls(descriptor), descriptor
 
     def idle(self) -> None:
@@ -157,7 +154,7 @@ class Child:
         finally:
             theirs.close()
             os.close(journal)
-        self._link = _Link(ours)
+        self._link = Link(ours)
         self._ready = False
         self._link.send(_RUN, pickle.dumps(self._create))
 
@@ -190,7 +187,7 @@ class Child:
             ended = False
             try:
                 self.info()
-                self._send(_RUN, _to_file(rows))
+                self._send(_RUN, rows)
                 while True:
                     kind, payload, table = self._receive(stall_s)
                     if kind == _END:
@@ -201,6 +198,7 @@ class Child:
                         raise _error(payload)
                     if table is not None:
                         yield table
+                        table = None  # lets its memory be written again
                         self._send(_TAKEN)
             finally:
                 if not ended:
@@ -221,9 +219,9 @@ class Child:
             raise _error(payload)
         self._info, self._ready = payload.decode(), True
 
-    def _send(self, kind: bytes, file: int | None = None) -> None:
+    def _send(self, kind: bytes, table: pa.Table | None = None) -> None:
         try:
-            self._link.send(kind, file=file)
+            self._link.send(kind, table=table)
         except OSError as error:
             raise self._death() from error
 
@@ -265,7 +263,7 @@ class Child:
 def serve(socket_fd: int, journal_fd: int) -> None:
     """Be a child: make the stage, then answer calls until the parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to act on
-    link, journal = _Link(socket.socket(fileno=socket_fd)), Journal(journal_fd)
+    link, journal = Link(socket.socket(fileno=socket_fd)), Journal(journal_fd)
     threading.Thread(target=_end_with_parent, args=(socket_fd,), daemon=True).start()
     try:
         stage, info = pickle.loads(link.receive()[1])()  # noqa: S301 - from the parent, which is this program
@@ -279,7 +277,7 @@ def serve(socket_fd: int, journal_fd: int) -> None:
             _answer(link, journal, stage, rows)
 
 
-def _answer(link: _Link, journal: Journal, stage: Stage, rows: Any) -> None:
+def _answer(link: Link, journal: Journal, stage: Stage, rows: Any) -> None:
     ahead = 0
     journal.idle()
     try:
@@ -287,7 +285,7 @@ def _answer(link: _Link, journal: Journal, stage: Stage, rows: Any) -> None:
             if ahead == TABLES_AHEAD:
                 link.receive()
                 ahead -= 1
-            link.send(_TABLE, file=_to_file(table))
+            link.send(_TABLE, table=table)
             ahead += 1
     except Exception as error:
         link.send(_ERROR, _described(error))
@@ -316,73 +314,3 @@ def _error(description: bytes) -> UsageError | JobError:
     """Make the error that the child has described; what comes from there is data, never code."""
     kind, text = json.loads(description)
     return UsageError(text) if kind == "UsageError" else JobError(text)
-
-
-class _Link:
-    """Messages over a socket: a kind, bytes, and at most one table."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-
-    def send(self, kind: bytes, payload: bytes = b"", file: int | None = None) -> None:
-        """Send one message; the file is closed here."""
-        header = _HEADER.pack(kind, len(payload))
-        try:
-            if file is None:
-                self._socket.sendall(header + payload)
-            else:
-                socket.send_fds(self._socket, [header], [file])
-        finally:
-            if file is not None:
-                os.close(file)
-
-    def readable(self, timeout_s: float) -> bool:
-        """Wait for a message, or for the other side to close."""
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
-        return bool(waiting.poll(timeout_s * 1000))
-
-    def receive(self) -> tuple[bytes, bytes, pa.Table | None]:
-        """Return the next message.
-
-        Raises:
-            EOFError: The other side has closed.
-        """
-        header, files, _, _ = socket.recv_fds(self._socket, _HEADER.size, 1)
-        kind, length = _HEADER.unpack(header + self._exactly(_HEADER.size - len(header)))
-        return kind, self._exactly(length), _from_file(files[0]) if files else None
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def _exactly(self, length: int) -> bytes:
-        data = bytearray()
-        while len(data) < length:
-            piece = self._socket.recv(length - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return bytes(data)
-
-
-def _memory_file() -> int:
-    """Return the descriptor of a new file without a name: in memory on Linux, elsewhere in the temporary folder."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("sodbatch")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _to_file(table: pa.Table) -> int:
-    descriptor = _memory_file()
-    with open(descriptor, "wb", closefd=False) as file, pa.ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table)
-    return descriptor
-
-
-def _from_file(descriptor: int) -> pa.Table:
-    try:
-        memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-    finally:
-        os.close(descriptor)
-    return pa.ipc.open_stream(pa.py_buffer(memory)).read_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from sodbatch.errors import UsageError
@@ -136,9 +137,18 @@ def sweep(output: str, storage: Storage) -> None:
             storage.delete(info.url)
 
 
-def finish(output: str, summary: dict[str, Any], storage: Storage) -> None:
-    """Write ``summary.json``, then ``_SUCCESS``: the last thing a run does."""
+def finish(output: str, summary: dict[str, Any], check_ours: Callable[[], None], storage: Storage) -> None:
+    """Write ``summary.json``, then ``_SUCCESS``: the last thing a run does.
+
+    Args:
+        output: The folder.
+        summary: What ``summary.json`` says.
+        check_ours: Called before each; raises where the output is another run's by now.
+        storage: Where the folder lies.
+    """
+    check_ours()
     storage.write_atomic(f"{output}/summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode() + b"\n")
+    check_ours()
     storage.write_atomic(f"{output}/_SUCCESS", b"")
 
 

@@ -165,8 +165,7 @@ def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, 
         "worst_errors": worst_errors(job.output, job.storage),
         "versions": _versions(),
     }
-    still_ours()
-    finish(job.output, summary, job.storage)
+    finish(job.output, summary, still_ours, job.storage)
     return summary
 
 

@@ -171,6 +171,9 @@ def _load_of_process(load: Load, stall_s: float, key: str) -> IsolatedLoad:
 
 
 def _load_stage(load: Load) -> tuple[Stage, str]:
+    import cv2
+
+    cv2.setNumThreads(1)  # the other cores have work; its threads cost more than they save on a picture
     return load, ""
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -44,11 +45,19 @@ LOOKS = ("read_bytes", "list_files", "open")
 
 @dataclass(frozen=True)
 class Trap:
-    """Where a driver gets a signal: before its n-th use of the store of these kinds."""
+    """Where a driver gets a signal: before its n-th use of the store of these kinds.
+
+    Attributes:
+        before: Which use, from 1.
+        signal: What it gets; None to wait there, in this thread alone, until :meth:`Drive.let_go`.
+        kinds: Which uses count.
+        at: A part of the URL that they are about.
+    """
 
     before: int
-    signal: int = signal.SIGKILL
+    signal: int | None = signal.SIGKILL
     kinds: tuple[str, ...] = CHANGES
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Drive:
         """Start the driver."""
         process = _server().Process(target=_drive, args=(self,))
         process.start()
+        _started.append(process)
         return process
 
     def run(self) -> int:
@@ -82,6 +92,14 @@ class Drive:
         assert process.exitcode is not None, "the driver does not end"
         return process.exitcode
 
+    def let_go(self) -> None:
+        """End the wait in its trap."""
+        Path(f"{self.log}.go").touch()
+
+    def waits(self) -> bool:
+        """Tell whether it has come to its trap."""
+        return Path(f"{self.log}.here").exists()
+
     def said(self) -> str:
         """Return what it has printed so far."""
         return Path(self.log).read_text() if Path(self.log).exists() else ""
@@ -89,6 +107,17 @@ class Drive:
     def uses(self) -> list[str]:
         """Return the kinds of its uses of the store so far."""
         return Path(f"{self.log}.uses").read_text().split()
+
+
+_started: list[BaseProcess] = []
+
+
+def kill_all() -> None:
+    """End all drivers, those that stand still too."""
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.join()
 
 
 @functools.cache
@@ -149,16 +178,17 @@ def _drive(drive: Drive) -> None:
 
 def _set_traps(drive: Drive) -> None:
     uses = open(f"{drive.log}.uses", "w", buffering=1)  # noqa: SIM115 - it lives as long as the process
+    trap = drive.trap or Trap(0)
     count = 0
 
     def trapped(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def use(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             uses.write(f"{kind}\n")
-            if drive.trap is not None and kind in drive.trap.kinds:
+            if kind in trap.kinds and trap.at in str(args[1]):
                 count += 1
-                if count == drive.trap.before:
-                    os.kill(os.getpid(), drive.trap.signal)
+                if count == trap.before:
+                    _spring(drive, trap.signal)
             return call(*args, **kwargs)
 
         return use
@@ -166,6 +196,14 @@ def _set_traps(drive: Drive) -> None:
     for kind in ("write_atomic", "delete", "read_bytes", "list_files", "open"):
         setattr(Storage, kind, trapped(kind, getattr(Storage, kind)))
     os.replace = trapped("rename", os.replace)
+
+
+def _spring(drive: Drive, number: int | None) -> None:
+    Path(f"{drive.log}.here").touch()
+    if number is not None:
+        os.kill(os.getpid(), number)
+    while number is None and not Path(f"{drive.log}.go").exists():
+        threading.Event().wait(0.01)
 
 
 def _set_clock(wrong_s: float) -> None:

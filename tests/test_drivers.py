@@ -7,21 +7,21 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from drivers import CHANGES, LOOKS, Drive, Trap
+from drivers import CHANGES, LOOKS, Drive, Trap, kill_all
 
 PICTURES = 8
 PARTS = 2
 
 
 @pytest.fixture
-def drive(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Drive]:
+def drive(tiny_model_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Drive]]:
     """Make a driver of ``tmp_path/out`` with a log of its own; keywords are ``Section__key=value``."""
     names = [f"{'missing' if i % 5 == 4 else 'scene'}_{i:02d}.jpg" for i in range(PICTURES)]
     (tmp_path / "list.txt").write_text("\n".join(f"/data/{name}" for name in names))
@@ -45,7 +45,8 @@ def drive(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Drive]:
             sections.setdefault(section, {})[key] = value
         return Drive(sections, str(tmp_path / f"log-{next(count)}"), trap, clock_s)
 
-    return make
+    yield make
+    kill_all()
 
 
 def rows_of(output: Path, table: str = "images") -> list[dict[str, Any]]:
@@ -117,38 +118,30 @@ def test_a_driver_killed_before_any_use_of_its_store_is_made_good_by_the_same_co
         check_complete(output)
 
 
-def stopped(process: Any) -> bool:
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 def test_a_second_driver_is_refused_while_the_first_lives_and_the_first_ends_right(
     drive: Callable[..., Drive], tmp_path: Path
 ) -> None:
-    first = drive(Trap(8, signal.SIGSTOP))
+    first = drive(Trap(1, None, ("write_atomic",), "/images/part-"))
     process = first.start()
-    until(lambda: stopped(process))
+    until(first.waits)
     second = drive()
-    waiting = second.start()
-    until(lambda: "watching 2 s" in second.said())
-    os.kill(process.pid, signal.SIGCONT)
-    waiting.join()
-    assert waiting.exitcode == 2
+    assert second.run() == 2
     assert (
         f"another run is at work on {tmp_path / 'out'}" in second.said() and f"process {process.pid}" in second.said()
     )
+    first.let_go()
     process.join()
     assert process.exitcode == 3, first.said()
     check_complete(tmp_path / "out")
 
 
-@pytest.mark.parametrize("after", ["write_atomic", "read_bytes"])
-@pytest.mark.parametrize("number", [4, 7, 10])
+@pytest.mark.parametrize("at", ["/images/part-", "/detections/part-", "/summary.json"])
 def test_a_driver_that_stood_still_is_taken_over_and_ends_when_it_goes_on(
-    drive: Callable[..., Drive], tmp_path: Path, after: str, number: int
+    drive: Callable[..., Drive], tmp_path: Path, at: str
 ) -> None:
-    first = drive(Trap(number, signal.SIGSTOP, (after,)))
+    first = drive(Trap(1, signal.SIGSTOP, ("write_atomic", "rename"), at))
     process = first.start()
-    until(lambda: stopped(process))
+    until(first.waits)
     second = drive()
     assert second.run() == 3
     assert "it is not: this run takes over" in second.said()
@@ -165,7 +158,7 @@ def test_wrong_clocks_do_no_harm(drive: Callable[..., Drive], tmp_path: Path, fi
     """In 1970 and 2100, over a kill and a resume: only the times of writing differ from those of a right clock."""
     right = tmp_path / "right"
     assert drive(output=right).run() == 3
-    assert drive(Trap(12), clock_s=first_s).run() == -signal.SIGKILL
+    assert drive(Trap(2, kinds=("write_atomic",), at="/images/part-"), clock_s=first_s).run() == -signal.SIGKILL
     again = drive(clock_s=second_s)
     assert again.run() == 3
     assert "watching" not in again.said()

@@ -25,6 +25,11 @@ LEAST_FREE = 100 * 2**20
 """Bytes that Ray needs in its temporary folder: it writes its logs there, and objects in files of about this size."""
 
 
+IDLE_WORKERS_STAY_MS = 600_000
+"""How long a worker of a Ray that is started here may be idle before Ray ends it, in milliseconds. Ray's own second
+would start workers, and the processes of their stages, again and again: each costs seconds."""
+
+
 def connect(address: str | None) -> str:
     """Connect this process to a cluster; without an address to one that is started on this machine.
 
@@ -38,6 +43,7 @@ def connect(address: str | None) -> str:
         _check_answers(address)
     else:
         _check_room()
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_WORKERS_STAY_MS))
     with _quiet():
         try:
             context = ray.init(
