@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint format lock bench chaos fuzz clean
+.PHONY: help demo test test-slow lint format lock bench chaos fuzz clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the main job on a few drawn pictures and a small untrained model, in output/demo"
 	@echo "make test    run the tests"
+	@echo "make test-slow  run those that wait for minutes: hanging actors, dead pools, full spill folders"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format and fix"
 	@echo "make lock    write constraints.txt anew (needs uv)"
@@ -37,6 +38,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sodbatch.predictor.base import usable_cpus
 
@@ -148,14 +148,25 @@ class Steady:
         return statistics.median(long for _, long in self.seconds)
 
 
-def steady(rounds: int, short: int, long: int, tools: Mapping[str, Callable[[int], float]]) -> dict[str, Steady]:
-    """Measure tools, each of which takes a number of pictures and returns seconds."""
+class Tool(NamedTuple):
+    """What is to be measured: called with a number of pictures, it returns seconds.
 
-    def pair(tool: Callable[[int], float]) -> Callable[[], tuple[float, float]]:
-        return lambda: (tool(short), tool(long))
+    ``short`` is 0 where those are without start-up, so that one run tells the rate.
+    """
+
+    run: Callable[[int], float]
+    short: int
+    long: int
+
+
+def steady(rounds: int, tools: Mapping[str, Tool]) -> dict[str, Steady]:
+    """Measure the steady rates of tools."""
+
+    def pair(tool: Tool) -> Callable[[], tuple[float, float]]:
+        return lambda: (tool.run(tool.short) if tool.short else 0.0, tool.run(tool.long))
 
     measured = in_turn(rounds, {name: pair(tool) for name, tool in tools.items()})
-    return {name: Steady(short, long, seconds) for name, seconds in measured.items()}
+    return {name: Steady(tools[name].short, tools[name].long, seconds) for name, seconds in measured.items()}
 
 
 def ratio(over: Steady, under: Steady) -> float:

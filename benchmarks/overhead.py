@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from benchmarks.measure import NOOP, Result, Setup, Table, predict_command, ratio, run, script, steady
+from benchmarks.measure import NOOP, Result, Setup, Table, Tool, predict_command, ratio, run, script, steady
 
 LOOPS = ("threads", "processes")
 LIKE_A_GPU = {
@@ -21,7 +21,7 @@ LIKE_A_GPU = {
 
 def measure(setup: Setup) -> Result:
     """Run the benchmark."""
-    short, long = setup.size(1000, 200), setup.size(6000, 1000)
+    short, long = setup.size(1500, 200), setup.size(6000, 1000)
     model = setup.model("S")
 
     def pipeline(engine: str) -> Callable[[int], float]:
@@ -31,10 +31,12 @@ def measure(setup: Setup) -> Result:
     def loop(kind: str) -> Callable[[int], float]:
         return lambda count: script("plain_loop", setup.listing(count), 640, setup.threads, kind)["seconds"]
 
-    tools = {f"plain loop, {setup.threads} {kind}": loop(kind) for kind in LOOPS}
+    tools = {f"plain loop, {setup.threads} {kind}": Tool(loop(kind), 0, long) for kind in LOOPS}
     loops = list(tools)
-    tools |= {f"sodbatch, {engine}, no-op predictor": pipeline(engine) for engine in ("ray", "inline")}
-    measured = steady(setup.rounds, short, long, tools)
+    tools |= {
+        f"sodbatch, {engine}, no-op predictor": Tool(pipeline(engine), short, long) for engine in ("ray", "inline")
+    }
+    measured = steady(setup.rounds, tools)
     best = max((measured[name] for name in loops), key=lambda value: value.rate)
     title = (
         f"No-op predictor, 640 x 640, {setup.threads} cores: steady rates from runs of {short} and {long} pictures, "

@@ -175,6 +175,7 @@ def until(process: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:
     raise AssertionError("it did not come")
 
 
+@pytest.mark.slow
 def test_a_run_whose_ray_can_no_longer_spill_ends_soon_and_goes_on_when_there_is_room(
     tiny_model_dir: Path, pictures: Path, tmp_path: Path, disk: Callable[[int], Disk]
 ) -> None:

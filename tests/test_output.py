@@ -39,7 +39,7 @@ def filled(output: Path, fields: dict[str, object] = FIELDS) -> str:
     for name in (f"pictures/a_{ID[:12]}.jpg", f"json/a_{ID[:12]}_res.json"):
         (output / name).parent.mkdir()
         (output / name).write_bytes(b"x")
-    finish(str(output), {"ok": 1}, Storage())
+    finish(str(output), {"ok": 1}, lambda: None, Storage())
     return str(output)
 
 
@@ -174,7 +174,7 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_success_comes_with_the_summary(tmp_path: Path) -> None:
-    finish(str(tmp_path), {"ok": 3}, Storage())
+    finish(str(tmp_path), {"ok": 3}, lambda: None, Storage())
     assert json.loads((tmp_path / "summary.json").read_text()) == {"ok": 3}
     assert (tmp_path / "_SUCCESS").read_bytes() == b""
 

@@ -95,6 +95,7 @@ def test_a_node_that_dies_after_parts_were_committed_costs_no_picture(tiny_model
     assert "machines: 2" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["damaged", "deadly"])
 def test_a_model_that_cannot_start_ends_the_run_at_once_and_says_why(
     how: str, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,6 +170,7 @@ def check_given_up_and_made_good(code: int, log: Path, output: Path, args: list[
     assert len(ids) == count and set(ids.values()) == {1} and before <= ids.keys()
 
 
+@pytest.mark.slow
 def test_actors_that_hang_end_the_run_after_the_time_without_progress(tiny_model_dir: Path, tmp_path: Path) -> None:
     pictures, output, count = tmp_path / "in", tmp_path / "out", 240
     pictures.mkdir()
@@ -186,6 +188,7 @@ def test_actors_that_hang_end_the_run_after_the_time_without_progress(tiny_model
     check_given_up_and_made_good(code, tmp_path / "log", output, args, count)
 
 
+@pytest.mark.slow
 def test_a_pool_whose_only_node_dies_ends_the_run_after_the_time_without_progress(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,7 @@ class OpenVINOPredictor:
             },
         )
         self._preprocess = preprocess
-        self._queue = ov.AsyncInferQueue(compiled, streams)
+        self._queue = ov.AsyncInferQueue(compiled, streams + 1)  # one waits, so that no stream does
         self._queue.set_callback(_keep_boxes)
 
     def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
