@@ -16,7 +16,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format and fix"
 	@echo "make lock    write constraints.txt anew (needs uv)"
-	@echo "make bench   measure pictures a second: make bench PICTURES=folder MODEL_DIR=folder"
+	@echo "make bench   measure speed and memory, for hours: make bench PICTURES=folder PADDLEX_PYTHON=python NAMES='start scale'"
 	@echo "make chaos   kill workers, nodes and drivers of running jobs for ten minutes, then check the tables"
 	@echo "make fuzz    try damaged pictures, manifests and models for five minutes"
 	@echo "make clean   remove $(VENV), caches and output/demo"
@@ -56,8 +56,8 @@ lock:
 		--extra cpu --extra s3 --extra dev --output-file constraints.txt pyproject.toml
 
 bench: $(STAMP)
-	@test -n "$(PICTURES)" -a -n "$(MODEL_DIR)" || { echo "make bench PICTURES=folder MODEL_DIR=folder"; exit 1; }
-	$(BIN)/python benchmarks/throughput.py --pictures "$(PICTURES)" --model-dir "$(MODEL_DIR)"
+	$(BIN)/python -m benchmarks $(NAMES) $(if $(PICTURES),--pictures "$(PICTURES)") \
+		$(if $(PADDLEX_PYTHON),--paddlex-python "$(PADDLEX_PYTHON)")
 
 chaos: $(STAMP)
 	$(BIN)/python -m chaos --minutes 10

@@ -512,7 +512,8 @@ def main(root: Path) -> None:
         rows.setdefault(key(row, root), []).append(row)
     for name, found in sorted(rows.items()):
         results = ", ".join(sorted({row["error_class"] or "ok" for row in found}))
-        print(f"| {name[:60]!r} | {len(found)} | {results} | {(found[0]['error_message'] or '')[:100]} |")
+        reason = (found[0]["error_message"] or "").replace(str(root), "FOLDER")
+        print(f"| {name[:60]!r} | {len(found)} | {results} | {reason[:100]} |")
     print(f"\n{len(rows)} inputs, exit code {code}, peak memory of the largest process {peak / 2**20:,.0f} MiB")
 
 

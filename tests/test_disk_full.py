@@ -140,7 +140,7 @@ def test_a_disk_that_is_full_at_the_last_step_costs_that_step_alone(
     filler = small.fill(leave=32 * 1024)  # enough for lease and record
     args += ["-o", "Output.coco_json=true"]
     code, errors = ran(args)
-    assert code == 1
+    assert code == 1, errors
     assert errors[-1].startswith(f"sodbatch: cannot write to {output}: No space left on device; what is committed")
     assert {path.name for path in output.iterdir()} == {"images", "detections", "run.json", "summary.json"}
     filler.unlink()
