@@ -257,6 +257,7 @@ class Child:
         self._process.kill()
         code = self._process.wait()
         self._process, self._ready = None, False
+        del self._link, self._journal
         return code
 
 

@@ -24,6 +24,7 @@ from sodbatch.output import choose_output
 from sodbatch.predictor import check_choice
 from sodbatch.stages import Load, pictures_per_block
 from sodbatch.storage import Storage, display_uri, local_path, redact
+from sodbatch.storage.retry import MAX_PAUSE_S
 from sodbatch.tables import SCHEMA_VERSION
 from sodbatch.threshold import Threshold, resolve_threshold
 from sodbatch.write import Run, Write
@@ -40,9 +41,6 @@ GPU_SHARD_ROWS = 1024
 
 MAX_SHARD_ROWS = 4096
 """Most rows of one part."""
-
-FETCH_PAUSE_S = 30.0
-"""The longest pause between two attempts to fetch."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
         block_rows = min(block_rows, CPU_BLOCK_ROWS * actors.threads)
     load = Load(fetcher, config.Limits, preprocess, passthrough, block_rows)
     fetch = config.Fetch
-    fetch_s = (fetch.retries + 1) * (fetch.timeout_s + FETCH_PAUSE_S)
+    fetch_s = (fetch.retries + 1) * (fetch.timeout_s + MAX_PAUSE_S)
     limit = config.Limits.max_seconds
     return Pipeline(load, infer, write, rows, load_stall_s=fetch_s + limit, infer_stall_s=limit)
 

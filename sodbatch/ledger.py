@@ -22,6 +22,9 @@ from sodbatch.tables import FAILED, OK, explode_detections, to_parquet
 READERS = 16
 """Threads that read parts at the same time: enough to hide an object store's latency."""
 
+PART_TIMEOUT_S = 300.0
+"""The longest that reading one part may take; ``Fetch.timeout_s`` is meant for a picture."""
+
 FINGERPRINT_KEY = "sodbatch.run_fingerprint"
 """Where the metadata of a part of ``images`` says the fingerprint of the run that wrote it."""
 
@@ -60,7 +63,7 @@ def read_parts(urls: Iterable[str], columns: list[str], storage: Storage) -> Ite
     """
 
     def read(url: str) -> pa.Table:
-        data = with_retries(lambda: storage.read_bytes(url), storage.fetch_section)
+        data = with_retries(lambda: storage.read_bytes(url, timeout_s=PART_TIMEOUT_S), storage.fetch_section)
         return pq.ParquetFile(pa.BufferReader(data)).read(columns)
 
     urls = list(urls)

@@ -6,6 +6,7 @@ let go of the table, the sender writes the next to the same memory: new memory c
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import select
@@ -114,7 +115,11 @@ class _Outbox:
             self._memory.append(mmap.mmap(-1, 1))
         if len(self._memory[number]) < size:
             new_file = memory_file(size + size // ROOM)
-            self._memory[number] = mmap.mmap(new_file, 0)
+            try:
+                self._memory[number] = mmap.mmap(new_file, 0)
+            except BaseException:
+                os.close(new_file)
+                raise
         _write(table, pa.FixedSizeBufferWriter(pa.py_buffer(self._memory[number])))
         return number, size, new_file
 
@@ -133,8 +138,12 @@ class _Inbox:
     def table(self, number: int, size: int, new_file: int | None) -> pa.Table:
         """Return the table of that number; the file is closed here."""
         if new_file is not None:
-            self._memory[number] = mmap.mmap(new_file, 0, prot=mmap.PROT_READ)
-            os.close(new_file)
+            try:
+                self._memory[number] = mmap.mmap(new_file, 0, prot=mmap.PROT_READ)
+            finally:
+                os.close(new_file)
+        if number not in self._memory or len(self._memory[number]) < size:  # the kernel drops files over the limit
+            raise OSError(errno.EMFILE, "the memory of a table did not arrive: too many open files")
         view = np.frombuffer(self._memory[number], np.uint8, size)
         weakref.finalize(view, self._back.append, number).atexit = False
         return pa.ipc.open_stream(pa.py_buffer(view)).read_all()

@@ -25,6 +25,7 @@ class Pending:
     Attributes:
         listed: Ids of all distinct inputs seen so far.
         inputs: Their number.
+        whole: The manifest has been listed to its end.
         repeats: Rows that named an input seen before.
         already_done: Distinct inputs that the ledger has.
     """
@@ -34,6 +35,7 @@ class Pending:
         self._manifest = manifest
         self._ledger = ledger
         self.listed = IdSet()
+        self.whole = False
         self.inputs = 0
         self.repeats = 0
         self.already_done = 0
@@ -62,6 +64,7 @@ class Pending:
             keep = pa.array(first & ~done)
             if todo := keep.true_count:
                 yield self._with_pages(rows.filter(keep), ids.filter(keep), todo).select(schema.names).cast(schema)
+        self.whole = True
         self._ledger = Ledger()  # as large as what is listed, and asked no more
         if self._on_end is not None:
             self._on_end(self.to_do)

@@ -193,6 +193,11 @@ def _run_pending(
         raise JobError(f"{error} (the run had started: what it has committed stays)") from error
     for _ in tables:  # what an engine that gave up has not listed
         pass
+    if not pending.whole:
+        raise JobError(
+            f"the inputs could not be listed to their end: {failure or 'no error was reported'}; what is committed "
+            "stays, and the same command goes on"
+        )
     fewest = len(pending.listed) + 1
     fruitless = 0
     while True:

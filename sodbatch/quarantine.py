@@ -73,6 +73,7 @@ class IsolatedLoad:
                 for table in self._child.call(pending, self._stall_s):
                     loaded.add(table)
                     yield table
+                    del table  # lets its memory be written again
                 return
             except ChildDiedError as death:
                 suspect = _suspect(pending, death)

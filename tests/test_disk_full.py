@@ -85,7 +85,8 @@ def pictures(tmp_path: Path) -> Path:
 
 def ran(args: list[str]) -> tuple[int, list[str]]:
     """Run a command; return its exit code and the lines of its errors."""
-    ended = subprocess.run(args, capture_output=True, text=True, timeout=400, check=False)
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    ended = subprocess.run(args, capture_output=True, text=True, timeout=400, check=False, env=environment)
     return ended.returncode, ended.stderr.splitlines()
 
 
@@ -108,7 +109,7 @@ def leftovers(output: Path) -> list[Path]:
     return [path for path in output.rglob(".*") if path.is_file()] + list(output.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_run_whose_output_fills_up_ends_in_one_line_and_goes_on_when_there_is_room(
     engine: str, tiny_model_dir: Path, pictures: Path, disk: Callable[[int], Disk]
 ) -> None:

@@ -90,7 +90,14 @@ BEFORE: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    ("before", "kinds", "step"), [*((before, CHANGES, 1) for before in BEFORE), ("nothing", LOOKS, 4)]
+    ("before", "kinds", "step"),
+    [
+        ("nothing", CHANGES, 1),
+        ("all done", CHANGES, 1),
+        ("failures to redo", CHANGES, 2),
+        ("another threshold", CHANGES, 3),
+        ("nothing", LOOKS, 4),
+    ],
 )
 def test_a_driver_killed_before_any_use_of_its_store_is_made_good_by_the_same_command(
     drive: Callable[..., Drive], tmp_path: Path, before: str, kinds: tuple[str, ...], step: int

@@ -6,6 +6,7 @@ import pytest
 import ray.exceptions
 
 from sodbatch.engine import ray as engine
+from sodbatch.engine.connect import connect
 from sodbatch.errors import JobError, RunEndedError, UsageError
 
 
@@ -34,3 +35,10 @@ def test_an_error_of_a_write_that_ends_the_run_is_its_own_line_alone() -> None:
     assert isinstance(twin, RunEndedError) and "Traceback" in str(twin)
     error = engine._as_ours(twin)
     assert type(error) is RunEndedError and str(error) == said
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://user:SECRET@127.0.0.1:8265"])
+def test_an_address_that_is_a_url_is_refused_with_what_to_do(address: str) -> None:
+    with pytest.raises(UsageError, match="is a URL; run on a machine of the cluster") as raised:
+        connect(address)
+    assert "SECRET" not in str(raised.value)

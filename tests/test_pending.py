@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
+import pytest
 from fakes import ListManifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,3 +63,20 @@ def test_counts_stay_when_the_ids_are_let_go() -> None:
     pending.forget()
     assert len(pending.listed) == 0
     assert (pending.inputs, pending.repeats, pending.already_done, pending.to_do) == (2, 1, 1, 1)
+
+
+def test_a_listing_that_breaks_off_is_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = ListManifest(["/a.jpg", "/b.jpg"])
+    pending = Pending(manifest, Ledger())
+    assert not pending.whole
+    assert len(list(pending.tables())) == 1 and pending.whole
+
+    def broken(self: ListManifest) -> Iterator[pa.Table]:
+        yield from ListManifest(["/a.jpg"]).tables()
+        raise RuntimeError("the store's own error")
+
+    monkeypatch.setattr(ListManifest, "tables", broken)
+    pending = Pending(manifest, Ledger())
+    with pytest.raises(RuntimeError):
+        list(pending.tables())
+    assert pending.inputs == 1 and not pending.whole

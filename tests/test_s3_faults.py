@@ -354,6 +354,7 @@ def test_a_part_whose_writer_was_killed_after_its_commit_is_committed(place: Pla
     place.check_all_ok()
 
 
+@pytest.mark.slow
 def test_the_writers_of_ray_get_over_what_passes(place: Place) -> None:
     parts = "PUT out/(images|detections)/part-.*"
     place.proxy.set(Fault("lost", parts, times=2), Fault("slow_down", parts, times=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -548,6 +550,23 @@ def test_s3_credentials_of_a_profile(s3_bucket: S3Bucket, tmp_path: Path, monkey
     (tmp_path / "credentials").write_text(f"[mine]\n{keys}")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     assert Storage(s3_bucket.section.model_copy(update={"profile": "mine"}), QUICK).read_bytes(url) == b"data"
+
+
+def test_s3_text_is_read_in_large_ranges(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"s3://bucket/{number:06}.jpg,{number}" for number in range(40_000)]
+    url = s3_bucket.put("list.csv", "\n".join(lines).encode())
+    gets = 0
+    read = s3.read
+
+    def counted(*args: Any, **kwargs: Any) -> bytes:
+        nonlocal gets
+        gets += 1
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(s3, "read", counted)
+    with Storage(s3_bucket.section, QUICK).open(url) as file, io.TextIOWrapper(file) as text:
+        assert [line.rstrip("\n") for line in text] == lines
+    assert gets == 1
 
 
 def test_s3_not_writable_is_one_clear_line(s3_read_only: S3Bucket) -> None:

@@ -40,6 +40,11 @@ def connect(address: str | None) -> str:
         UsageError: No cluster answers, or there is no room for Ray on the disk.
     """
     if address is not None:
+        if "://" in address:
+            raise UsageError(
+                f"the Ray address {redact(address)} is a URL; run on a machine of the cluster with host:port or auto, "
+                "or submit the job with ray job submit"
+            )
         _check_answers(address)
     else:
         _check_room()

@@ -118,7 +118,7 @@ class RayEngine:
             listener.check()
             if ended:
                 return
-            if news:
+            if any(not isinstance(item, str) for item in news):  # a model that was loaded again is no progress
                 heard = time.monotonic()
             self._check_progress(time.monotonic() - heard)
 
@@ -145,6 +145,8 @@ class RayEngine:
         load = IsolatedLoad(pipeline.load, pipeline.load_stall_s)
         with closing(waves(pending, wave_rows(self.actors))) as listed:
             for wave in listed:
+                if _Brake.pulled:
+                    return
                 blocks = cut(wave, task_rows(len(wave), self._cpus, pipeline.load.block_rows))
                 self._run_wave(pipeline, load, blocks, actor_args)
 

@@ -58,11 +58,14 @@ class OpenVINOPredictor:
     def predict(self, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> list[NDArray[np.float32]]:
         """See :meth:`sodbatch.predictor.base.Predictor.predict`."""
         factors = self._preprocess.scale_factors(sizes)
-        results: list[NDArray[np.float32]] = [np.empty((0, 6), np.float32)] * len(images)
+        results: list[NDArray[np.float32] | None] = [None] * len(images)
         for i in range(len(images)):
             self._queue.start_async({"image": images[i : i + 1], "scale_factor": factors[i : i + 1]}, (results, i))
         self._queue.wait_all()
-        return results
+        found = [boxes for boxes in results if boxes is not None]
+        if len(found) != len(images):
+            raise RuntimeError(f"{len(images) - len(found)} of {len(images)} requests gave no answer")
+        return found
 
 
 def _keep_boxes(request: Any, slot: tuple[list[NDArray[np.float32]], int]) -> None:

@@ -19,7 +19,9 @@ from sodbatch.storage.errors import TransientError
 
 T = TypeVar("T")
 
-_MAX_PAUSE_S = 30.0
+MAX_PAUSE_S = 30.0
+"""The longest pause between two attempts."""
+
 _TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ESTALE, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
     errno.EPIPE, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.EREMOTEIO,
@@ -55,4 +57,4 @@ def pause_s(backoff_s: float, attempt: int) -> float:
 
     The chance keeps workers that a store has turned away together from coming back together.
     """
-    return float(min(backoff_s * 2**attempt, _MAX_PAUSE_S) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+    return float(min(backoff_s * 2**attempt, MAX_PAUSE_S) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import fsspec.asyn
@@ -24,6 +25,7 @@ _ACCESS_POINT = re.compile(r"arn:[^/]*:accesspoint[/:][^/]+(?:[/:]accesspoint[/:
 _TRANSIENT_CODES = {
     "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException",
     "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestTimeTooSkewed", "OperationAborted",
+    "BadDigest", "IncompleteBody",
 }  # fmt: skip
 
 
@@ -97,7 +99,13 @@ def tried(call: Callable[[], T], fetch: FetchSection) -> T:
     return with_retries(once, fetch)
 
 
-def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = None, **conditions: str) -> bytes:
+def read(
+    filesystem: Any,
+    url: str,
+    timeout_s: float,
+    max_bytes: int | None = None,
+    conditions: Mapping[str, str] | None = None,
+) -> bytes:
     """Read an object with one GET, refused by its size before the body is read.
 
     Args:
@@ -113,7 +121,7 @@ def read(filesystem: Any, url: str, timeout_s: float, max_bytes: int | None = No
 
     async def get() -> bytes:
         client = await filesystem.set_session()
-        answer = await client.get_object(**_object(filesystem, url), **conditions)
+        answer = await client.get_object(**_object(filesystem, url), **(conditions or {}))
         async with answer["Body"] as body:
             size = answer["ContentLength"]
             if max_bytes is not None and size > max_bytes:
@@ -136,14 +144,22 @@ def open_object(filesystem: Any, url: str, fetch: FetchSection) -> io.BufferedRe
         FileNotFoundError, PermissionError, TimeoutError, TransientError, OSError: As named; reading raises them too.
     """
     head = tried(lambda: filesystem.call_s3("head_object", **_object(filesystem, url)), fetch)
-    raw = _Object(filesystem, url, head["ContentLength"], head["ETag"], fetch)
-    return io.BufferedReader(raw, max(1, min(head["ContentLength"], _READ_AHEAD)))
+    raw = _Object(filesystem, url, head["ContentLength"], head.get("ETag"), fetch)
+    return _ReadAhead(raw, max(1, min(head["ContentLength"], _READ_AHEAD)))
+
+
+class _ReadAhead(io.BufferedReader):
+    """Fills its buffer also for those who take what is there, as text files do, by some kilobytes."""
+
+    def read1(self, size: int = -1) -> bytes:
+        self.peek()
+        return super().read1(size)
 
 
 class _Object(io.RawIOBase):
     """An object as a file: each read is a GET of a range, tried again after an error that may pass."""
 
-    def __init__(self, filesystem: Any, url: str, size: int, etag: str, fetch: FetchSection) -> None:
+    def __init__(self, filesystem: Any, url: str, size: int, etag: str | None, fetch: FetchSection) -> None:
         self._filesystem = filesystem
         self._url = url
         self._size = size
@@ -173,7 +189,11 @@ class _Object(io.RawIOBase):
     def _range(self, start: int, end: int) -> bytes:
         """Read a range, of the object as it was when it was opened."""
         wanted = f"bytes={start}-{end - 1}"
-        return read(self._filesystem, self._url, self._fetch.timeout_s, Range=wanted, IfMatch=self._etag)
+        conditions = {"Range": wanted} | ({"IfMatch": self._etag} if self._etag else {})
+        data = read(self._filesystem, self._url, self._fetch.timeout_s, conditions=conditions)
+        if len(data) != end - start:
+            raise TransientError(f"{len(data)} bytes came where {end - start} were asked for")
+        return data
 
 
 def _object(filesystem: Any, url: str) -> dict[str, Any]:
@@ -239,6 +259,8 @@ def translate(error: Exception) -> Exception:
     if isinstance(error, BotoCoreError):
         return OSError(str(error))
     translated = translate_boto_error(error, set_cause=False)
+    if response and isinstance(translated, OSError) and translated.errno == errno.EIO:  # a refusal it does not know
+        return OSError(answer)
     if isinstance(translated, PermissionError):
         return PermissionError(answer if response else str(error))
     return translated if isinstance(translated, Exception) else error

@@ -41,8 +41,8 @@ class Storage:
     def __reduce__(self) -> tuple[Any, ...]:
         return Storage, (self.s3_section, self.fetch_section)
 
-    def read_bytes(self, url: str, max_bytes: int | None = None) -> bytes:
-        """Read a file whole, in one attempt.
+    def read_bytes(self, url: str, max_bytes: int | None = None, timeout_s: float | None = None) -> bytes:
+        """Read a file whole, in one attempt; within ``Fetch.timeout_s``, where no other time is given.
 
         Raises:
             FileNotFoundError, PermissionError, TimeoutError, OSError: As their names say.
@@ -54,10 +54,10 @@ class Storage:
         if path is not None:
             return local.read(path, max_bytes)
         if is_http(url):
-            return http.get(url, self.fetch_section.timeout_s, max_bytes)
+            return http.get(url, timeout_s or self.fetch_section.timeout_s, max_bytes)
         filesystem, path = self._at(url)
         if is_s3(url):
-            return s3.read(filesystem, url, self.fetch_section.timeout_s, max_bytes)
+            return s3.read(filesystem, url, timeout_s or self.fetch_section.timeout_s, max_bytes)
         size = filesystem.size(path)
         if max_bytes is not None and size is not None and size > max_bytes:
             raise TooLargeError(f"{size} bytes, more than the limit of {max_bytes}")
