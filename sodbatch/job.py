@@ -34,7 +34,7 @@ CPU_BLOCK_ROWS = 16
 At the end of each such block threads wait for the last picture: of 16 that costs 3 %."""
 
 CPU_SHARD_ROWS = 64
-"""Rows of one part for each thread of the CPU actors: a dozen seconds of work, which is what a kill costs at most."""
+"""Rows of one part for each thread of the CPU actors: half a minute of work, which is what a kill costs at most."""
 
 GPU_SHARD_ROWS = 1024
 """Rows of one part for each GPU actor."""
@@ -185,7 +185,7 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
 def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:
     """Return the rows of one part; ``auto`` aims at a part every few seconds to a minute.
 
-    A 640 x 640 model makes some 5 pictures a second on a CPU thread and hundreds on a GPU; larger inputs take longer.
+    A 640 x 640 model makes some 2.5 pictures a second on a CPU thread and hundreds on a GPU; larger inputs take longer.
     """
     if isinstance(configured, int):
         return configured

@@ -22,7 +22,7 @@ the driver and once in the object store, that is 1.1 GB and 0.6 GB."""
 WORK_SECONDS = 600
 """How long a wave is to last at least, as far as memory allows, since each starts the actors anew."""
 
-GPU_RATE, THREAD_RATE = 100, 5
+GPU_RATE, THREAD_RATE = 100.0, 2.5
 """Pictures a second of an actor on a GPU, an assumption, and of one thread on CPUs, as measured at 640 x 640."""
 
 WAVE_SECONDS = 5.0
@@ -45,7 +45,7 @@ def wave_rows(actors: ActorPlan) -> int:
     large the pool. So the rows grow with what the pool does in :data:`WORK_SECONDS`, until memory is the bound.
     """
     rate = GPU_RATE if actors.gpus else THREAD_RATE * actors.threads
-    return max(LEAST_WAVE_ROWS, min(MOST_WAVE_ROWS, WORK_SECONDS * rate * actors.max_actors))
+    return int(max(LEAST_WAVE_ROWS, min(MOST_WAVE_ROWS, WORK_SECONDS * rate * actors.max_actors)))
 
 
 def waves(pending: Iterable[pa.Table], most_rows: int) -> Generator[pa.Table, None, None]:
