@@ -55,7 +55,7 @@ class Setup:
         """Return an official model's inference folder."""
         folder = self.models / name
         if not (folder / "inference.yml").exists():
-            run([*PREDICT[:-1], "export", "-c", NAMES[name], "-o", f"Global.output={folder}"])
+            run([*PREDICT[:-1], "export", "-o", f"Global.model={NAMES[name]}", "-o", f"Global.output={folder}"])
         return folder
 
     def listing(self, count: int) -> Path:

@@ -6,6 +6,7 @@ Targets: every process within 10 % after the first 500 pictures; the peak at mos
 from __future__ import annotations
 
 import bisect
+import statistics
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -13,8 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from benchmarks.measure import MIB, NOOP, PREDICT, Result, Setup, Table, predict_command
-from benchmarks.overhead import LIKE_A_GPU
+from benchmarks.measure import MIB, PREDICT, Result, Setup, Table, predict_command
 from benchmarks.processes import Sampled, run_sampled
 
 SETTLED = 500
@@ -30,22 +30,24 @@ def measure(setup: Setup) -> Result:
 
 def _flat(setup: Setup, count: int) -> tuple[Table, list[dict[str, object]]]:
     output = setup.output()
-    keys = LIKE_A_GPU | {"Output__shard_size": 64}
-    command = predict_command(NOOP, setup.model("S"), setup.listing(count), output, **keys)
+    command = predict_command(PREDICT, setup.model("tiny"), setup.listing(count), output, Predict__engine="ray")
     watch = _Parts(output)
     sampled = run_sampled(command, 0.5, look=watch.look)
-    settled = watch.seconds_at(SETTLED)
+    settled, last = watch.seconds_at(SETTLED), watch.seconds_at(count)
+    middle = (settled + last) / 2
     rows: list[list[object]] = []
     for name in sorted({usage.name for sample in sampled.samples for usage in sample.processes.values()}):
-        series = _series(sampled, name, settled)
-        if len(series) > 1:
-            before, after = series[0] / MIB, max(series) / MIB
-            rows.append([name, before, after, (after / before - 1) * 100])
+        halves = [_series(sampled, name, *half) for half in ((settled, middle), (middle, last))]
+        if all(halves):
+            most = [max(half) / MIB for half in halves]
+            medians = [statistics.median(half) / MIB for half in halves]
+            rows.append([name, medians[0], most[0], medians[1], most[1], (most[1] / most[0] - 1) * 100])
     title = (
-        f"Memory over {count} pictures, no-op predictor, 640 x 640: without shared memory, at {SETTLED} pictures and "
-        "the most after that; of several processes of a kind the largest"
+        f"Memory over {count} pictures, a reduced network: anonymous memory between {SETTLED} pictures and half of the "
+        "rest, and in the other half, in MiB; of several processes of a kind the largest"
     )
-    return Table(title, ["process", "then (MiB)", "later (MiB)", "change (%)"], rows), _raw(sampled)
+    header = ["process", "median", "most", "later: median", "most", "change of the most (%)"]
+    return Table(title, header, rows), _raw(sampled)
 
 
 class _Parts:
@@ -66,12 +68,12 @@ class _Parts:
         return self._seen[min(bisect.bisect_left(self._seen, (rows, 0.0)), len(self._seen) - 1)][1]
 
 
-def _series(sampled: Sampled, name: str, since: float) -> list[int]:
-    """Return, at each moment from then on, the most that a process of that name has of its own."""
+def _series(sampled: Sampled, name: str, since: float, until: float) -> list[int]:
+    """Return, at each moment between, the most that a process of that name has of its own."""
     alive = [
         [usage.own for usage in sample.processes.values() if usage.name == name]
         for sample in sampled.samples
-        if sample.seconds >= since
+        if since <= sample.seconds < until
     ]
     return [max(sizes) for sizes in alive if sizes]
 

@@ -27,7 +27,8 @@ class Usage:
     Attributes:
         name: What it does.
         bytes: Proportional set size.
-        own: What of it is not shared memory: without Ray's object store and what travels between processes.
+        own: Its share of anonymous memory: without what is mapped from files, such as libraries, and without shared
+            memory, which is Ray's object store and what travels between processes.
         cpu_seconds: Spent since it started, in user and system mode.
     """
 
@@ -153,7 +154,7 @@ def _usage(pid: int, root: int) -> Usage | None:
     if not stat or "Pss" not in sizes:
         return None
     cpu = (int(stat[10]) + int(stat[11])) / os.sysconf("SC_CLK_TCK")
-    return Usage(_name(pid, root), sizes["Pss"], sizes["Pss"] - sizes["Pss_Shmem"], cpu)
+    return Usage(_name(pid, root), sizes["Pss"], sizes["Pss_Anon"], cpu)
 
 
 def _name(pid: int, root: int) -> str:

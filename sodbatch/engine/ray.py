@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockAccessor
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,7 +27,7 @@ from sodbatch.config import Config
 from sodbatch.engine.connect import connect, lack_of_room
 from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
 from sodbatch.engine.resources import ActorPlan, Node, plan_actors
-from sodbatch.engine.waves import cut, task_rows, wave_rows, waves
+from sodbatch.engine.waves import bytes_ahead, cut, task_rows, wave_rows, waves
 from sodbatch.errors import JobError, RunEndedError, UsageError
 from sodbatch.model.transfer import install_model_files, read_model_files
 from sodbatch.quarantine import IsolatedInfer, IsolatedLoad
@@ -87,6 +88,8 @@ class RayEngine:
         context.custom_execution_callback_classes = [_Brake]
         # Each table that Load yields is over this size, and under the half more at which Ray Data would cut it.
         context.target_max_block_size = max(1, int(0.9 * pipeline.load.block_bytes))
+        ahead = bytes_ahead(self.actors, self._cpus, pipeline.load.block_bytes)
+        context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=ahead)
         node = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         monitor = ray.remote(_Monitor).options(num_cpus=0, max_restarts=FOREVER, scheduling_strategy=here).remote()

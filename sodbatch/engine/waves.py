@@ -38,6 +38,11 @@ TABLES_AHEAD = 100
 """Tables of the manifest, of some 10,000 rows, that are listed ahead."""
 
 
+BLOCKS_PER_ACTOR, BLOCKS_PER_CPU = 6, 5
+"""Loaded blocks that may wait, for each actor and for each CPU that is left to Load. With half as many, Ray Data starts
+the tasks of Load one after another, and a fast detector waits a fifth of its time."""
+
+
 def wave_rows(actors: ActorPlan) -> int:
     """Return the most inputs of one wave.
 
@@ -46,6 +51,15 @@ def wave_rows(actors: ActorPlan) -> int:
     """
     rate = GPU_RATE if actors.gpus else THREAD_RATE * actors.threads
     return int(max(LEAST_WAVE_ROWS, min(MOST_WAVE_ROWS, WORK_SECONDS * rate * actors.max_actors)))
+
+
+def bytes_ahead(actors: ActorPlan, cpus: float, block_bytes: int) -> int:
+    """Return how many bytes of loaded blocks may be in Ray's object store.
+
+    Ray's own bound is half of the store, which a slow detector lets fill up: gigabytes of pictures read far ahead.
+    """
+    left = max(0.0, cpus - actors.max_actors * actors.cpus)
+    return int((BLOCKS_PER_ACTOR * actors.max_actors + BLOCKS_PER_CPU * left) * block_bytes)
 
 
 def waves(pending: Iterable[pa.Table], most_rows: int) -> Generator[pa.Table, None, None]:
