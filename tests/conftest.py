@@ -5,4 +5,5 @@ pytest_plugins = [
     "fixtures_http",
     "fixtures_model",
     "fixtures_s3",
+    "fixtures_stages",
 ]

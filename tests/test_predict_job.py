@@ -51,7 +51,13 @@ Runner = Callable[..., int]
 
 
 @pytest.fixture
-def job(tiny_model_dir: Path, tmp_path: Path) -> Runner:
+def job(isolated_job: Runner, stages_here: None) -> Runner:
+    """Run the job as ``isolated_job`` does, but with the stages of the inline engine in this process."""
+    return isolated_job
+
+
+@pytest.fixture
+def isolated_job(tiny_model_dir: Path, tmp_path: Path) -> Runner:
     """Run the job inline into ``tmp_path/out``; keywords are ``Section__key=value``."""
 
     def call(source: object, *, dry_run: bool = False, **options: Any) -> int:
@@ -105,14 +111,15 @@ def test_each_picture_is_a_row_and_each_box_a_row_of_the_other_table(
     assert sum(summary["classes"].values()) == len(boxes)
 
 
-def test_both_engines_give_the_same_table(job: Runner, pictures: Path, tmp_path: Path) -> None:
+def test_both_engines_give_the_same_table(isolated_job: Runner, pictures: Path, tmp_path: Path) -> None:
     (pictures / "broken.jpg").write_bytes((pictures / "scene_00.jpg").read_bytes()[:2000])
     Image.new("RGB", (64, 48)).save(
         pictures / "pages.tif", save_all=True, append_images=[Image.fromarray(scene(99)) for _ in range(2)]
     )
-    assert job(pictures) == 3
-    assert job(pictures, Predict__engine="ray", Output__shard_size=3, Global__output=str(tmp_path / "ray")) == 3
-    inline, ray = rows_of(tmp_path / "out"), rows_of(tmp_path / "ray")
+    assert isolated_job(pictures) == 3
+    ray_output = tmp_path / "ray"
+    assert isolated_job(pictures, Predict__engine="ray", Output__shard_size=3, Global__output=str(ray_output)) == 3
+    inline, ray = rows_of(tmp_path / "out"), rows_of(ray_output)
     assert len(inline) == 14
     key = lambda row: row["image_id"]  # noqa: E731
     assert sorted(ray, key=key) == sorted(inline, key=key)

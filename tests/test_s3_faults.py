@@ -24,37 +24,15 @@ from test_predict_job import scene
 
 from sodbatch.cli import EXIT_FAILED, main
 from sodbatch.config import Config
-from sodbatch.engine import inline
-from sodbatch.engine.pipeline import InferSpec
 from sodbatch.errors import JobError
 from sodbatch.lease import Pace
 from sodbatch.predict_job import run
-from sodbatch.stages import Infer
 from sodbatch.storage import Storage
 from sodbatch.summary import show
 
 RETRIES = 3
 NAMES = [f"scene_{i}.jpg" for i in range(8)]
 PART = "PUT out/images/part-.*"
-
-
-class Here:
-    """A stage in this process, in place of a child of its own, which takes seconds to start."""
-
-    def __init__(self, stage: Any) -> None:
-        self._stage = stage
-
-    def start(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def reason(self) -> str:
-        return "paddle"
-
-    def __call__(self, rows: pa.Table) -> Any:
-        return self._stage(rows)
 
 
 @dataclass
@@ -131,22 +109,8 @@ class Place:
         assert self.get("out/_SUCCESS") == b""
 
 
-@pytest.fixture(scope="module")
-def models() -> list[Infer]:
-    return []
-
-
 @pytest.fixture
-def place(
-    tiny_model_dir: Path, s3_bucket: S3Bucket, models: list[Infer], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
-    def infer(spec: InferSpec, _: float) -> Here:
-        if not models:
-            models.append(spec.create()[0])
-        return Here(models[0])
-
-    monkeypatch.setattr(inline, "IsolatedLoad", lambda load, _: Here(load))
-    monkeypatch.setattr(inline, "IsolatedInfer", infer)
+def place(tiny_model_dir: Path, s3_bucket: S3Bucket, stages_here: None) -> Iterator[Place]:
     with FaultProxy(s3_bucket.endpoint) as proxy:
         place = Place(s3_bucket, s3_bucket.client(), proxy, tiny_model_dir)
         for seed, name in enumerate(NAMES):

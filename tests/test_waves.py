@@ -48,6 +48,16 @@ def test_waves_grow_with_the_pool_up_to_what_memory_allows(actors: int, gpus: fl
     assert engine.wave_rows(ActorPlan(1, actors, 1.0, gpus, threads)) == rows
 
 
+@pytest.mark.parametrize(
+    ("actors", "cpus_of_an_actor", "cpus", "blocks"),
+    [(1, 1.0, 2.0, 11), (1, 0.0, 2.0, 16), (4, 1.0, 64.0, 324), (8, 4.0, 0.0, 48)],
+)
+def test_loaded_blocks_wait_for_actors_and_come_from_the_cpus_that_are_left(
+    actors: int, cpus_of_an_actor: float, cpus: float, blocks: int
+) -> None:
+    assert engine.bytes_ahead(ActorPlan(actors, actors, cpus_of_an_actor, 0.0, 2), cpus, 1000) == blocks * 1000
+
+
 @settings(deadline=None)
 @given(st.integers(1, 3_000_000), st.integers(1, 2000), st.integers(1, 64))
 def test_load_tasks_are_whole_blocks_and_few_enough(wave: int, cpus: int, block: int) -> None:
