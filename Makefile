@@ -37,7 +37,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py output/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
