@@ -30,7 +30,7 @@ def measure(setup: Setup) -> Result:
     """Run the benchmark."""
     model = setup.work / "crowded"
     counted = script("crowded", model, setup.listing(CHECKED))
-    short, long = setup.size(20, 4), setup.size(80, 12)
+    short, long = setup.size(40, 4), setup.size(240, 12)
     results = [
         side_by_side(setup, model, short, long, "Crowded scenes, S at 640", threshold)
         for threshold in (0.5, LOW_THRESHOLD)
