@@ -54,8 +54,8 @@ SPARSE = ScoreSpread(-13.5, 4.0)
 def seeded_state(spec: NetworkSpec, seed: int = 0, spread: ScoreSpread = SPARSE) -> State:
     """Weights that depend on nothing but the arguments.
 
-    What is measured is rounded to three digits, so that the last bits, in which sums differ from run to run, seldom make
-    a difference; where one does, a value differs by a unit of its third digit.
+    What is measured is rounded to three digits, so that the last bits, in which sums differ from run to run, seldom
+    make a difference; where they do, a value differs by a unit of its third digit.
 
     Args:
         spec: The network.
