@@ -153,6 +153,40 @@ def export(config: ConfigOption = None, override: OverrideOption = None) -> int:
     return _export(load_config(config, override or (), {"Global.mode": "export"}))
 
 
+@app.command(
+    "check_dataset",
+    epilog="Example: sodbatch check_dataset -o Global.dataset_dir=./dataset/small_det_examples\n\n"
+    "Exit codes: 0 passed; 4 not passed; 2 wrong usage or configuration; 1 the job failed; 130 interrupted.",
+)
+def check_dataset(
+    config: ConfigOption = None,
+    override: OverrideOption = None,
+    dataset_dir: Annotated[
+        str | None,
+        typer.Option("--dataset-dir", metavar="DIR", help="The data set, local or s3://. Sets Global.dataset_dir."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="OUT", help="Where the report goes. Sets Global.output.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="ray|inline", help="inline: one process, no Ray. Sets Predict.engine."),
+    ] = None,
+) -> int:
+    """Check a data set: every record of its annotations, and every picture.
+
+    Writes check_dataset_result.json as PaddleX does, pictures, charts, and a table of all faults.
+    """
+    settings: dict[str, Any] = {"Global.mode": "check_dataset"}
+    if dataset_dir is not None:
+        settings["Global.dataset_dir"] = dataset_dir
+    if output is not None:
+        settings["Global.output"] = output
+    if engine is not None:
+        settings["Predict.engine"] = engine
+    return _check_dataset(load_config(config, override or (), settings))
+
+
 @app.command()
 def models() -> None:
     """List the official models: input size, published accuracy, where they come from, whether they are cached."""
@@ -193,13 +227,23 @@ def run(config: ConfigOption = None, override: OverrideOption = None) -> int:
         return _predict(loaded)
     if mode == "export":
         return _export(loaded)
-    raise UsageError(f"Global.mode = {mode}: not part of this version of sodbatch, which has predict and export")
+    if mode == "check_dataset":
+        return _check_dataset(loaded)
+    raise UsageError(
+        f"Global.mode = {mode}: not part of this version of sodbatch, which has predict, export and check_dataset"
+    )
 
 
 def _predict(config: Config, *, dry_run: bool = False) -> int:
     from sodbatch import predict_job
 
     return predict_job.run(config, dry_run=dry_run)
+
+
+def _check_dataset(config: Config) -> int:
+    from sodbatch import check_job
+
+    return check_job.run(config)
 
 
 def _export(config: Config) -> int:

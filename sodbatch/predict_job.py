@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sodbatch.companions import sample_rows, write_coco
 from sodbatch.config import Config
-from sodbatch.engine.inline import InlineEngine
+from sodbatch.engine import make_engine
 from sodbatch.engine.pipeline import Engine, Pipeline
 from sodbatch.errors import JobError, RunEndedError, UsageError
 from sodbatch.job import Job, build_pipeline, drawing, resolve
@@ -79,15 +79,6 @@ def _run(config: Config, dry_run: bool, console: Console, pace: Pace) -> int:
     return 3 if summary[FAILED] else 0
 
 
-def _engine(config: Config) -> Engine:
-    """Make the engine that a configuration names; Ray is imported only where it runs."""
-    if config.Predict.engine == "inline":
-        return InlineEngine(config)
-    from sodbatch.engine.ray import RayEngine
-
-    return RayEngine(config)
-
-
 def _execute(job: Job, pace: Pace, bar: ProgressBar, started: float) -> dict[str, Any]:
     """Run until every input is committed, settle, count, and declare the run finished.
 
@@ -110,7 +101,7 @@ def _execute(job: Job, pace: Pace, bar: ProgressBar, started: float) -> dict[str
     head = list(itertools.islice(tables, 2))  # two, so that the bar knows the total of a short manifest
     description = "none, there was nothing to do"
     with contextlib.ExitStack() as held:
-        with _engine(job.config) if head else contextlib.nullcontext() as engine:
+        with make_engine(job.config) if head else contextlib.nullcontext() as engine:
             wait_until_free(job.output, job.storage, pace, bar.say, known_dead=dead)
             held.enter_context(ending_when_full(job.output))
             lease = held.enter_context(Lease(job.output, job.storage, this_process(run.rank), pace))
@@ -259,7 +250,7 @@ def _print_plan(job: Job, console: Console) -> None:
     pending = Pending(job.manifest, _done(job, run) if known.goes_on else Ledger())
     for _ in pending.tables():
         pass
-    with _engine(job.config) as engine:
+    with make_engine(job.config) as engine:
         pipeline = build_pipeline(job, run, engine.actors)
     console.print(
         f"model      {job.folder.model_name}, input {job.folder.preprocess.height} x {job.folder.preprocess.width}\n"

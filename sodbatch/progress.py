@@ -63,8 +63,12 @@ class ProgressBar:
         """Count a committed part."""
         for note in written.notes:
             self.say(note)
-        self._done += written.pictures
-        self._failed += written.failed
+        self.advance(written.pictures, written.failed)
+
+    def advance(self, pictures: int, failed: int = 0) -> None:
+        """Count pictures."""
+        self._done += pictures
+        self._failed += failed
         now = time.monotonic()
         self._first = self._first or (now, self._done)
         since, before = self._first

@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sodbatch.engine.pipeline import InferSpec
+from sodbatch.engine.pipeline import InferSpec, Loads
 from sodbatch.errors import ErrorClass, JobError, PictureError
 from sodbatch.isolate import Child, ChildDiedError, Journal, Stage
-from sodbatch.stages import Load
 
 KILLS = 2
 """A picture with which its process has died so often is not tried again."""
@@ -43,7 +42,7 @@ class IsolatedLoad:
 
     _of_process: ClassVar[IsolatedLoad | None] = None
 
-    def __init__(self, load: Load, stall_s: float, key: str | None = None) -> None:
+    def __init__(self, load: Loads, stall_s: float, key: str | None = None) -> None:
         self._load = load
         self._stall_s = stall_s
         self._key = key or uuid.uuid4().hex
@@ -161,7 +160,7 @@ def _suspect(pending: pa.Table, death: ChildDiedError) -> Suspect:
     return pending["input_id"][held.row].as_py(), held.page
 
 
-def _load_of_process(load: Load, stall_s: float, key: str) -> IsolatedLoad:
+def _load_of_process(load: Loads, stall_s: float, key: str) -> IsolatedLoad:
     found = IsolatedLoad._of_process
     if found is not None and found._key == key:
         return found
@@ -171,7 +170,7 @@ def _load_of_process(load: Load, stall_s: float, key: str) -> IsolatedLoad:
     return IsolatedLoad._of_process
 
 
-def _load_stage(load: Load) -> tuple[Stage, str]:
+def _load_stage(load: Loads) -> tuple[Stage, str]:
     import cv2
 
     cv2.setNumThreads(1)  # the other cores have work; its threads cost more than they save on a picture

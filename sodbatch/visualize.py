@@ -29,7 +29,11 @@ Rectangle = tuple[int, int, int, int]
 
 
 def draw(
-    image: NDArray[np.uint8], detections: Detections, labels: Sequence[str] | Mapping[int, str]
+    image: NDArray[np.uint8],
+    detections: Detections,
+    labels: Sequence[str] | Mapping[int, str],
+    *,
+    scores: bool = True,
 ) -> NDArray[np.uint8]:
     """Draw boxes and labels on a copy of a picture.
 
@@ -37,6 +41,7 @@ def draw(
         image: uint8 [H, W, 3], BGR.
         detections: Boxes in pixels of this picture.
         labels: Class id to name.
+        scores: Whether labels show them; a person's boxes have none.
 
     Returns:
         uint8 [H, W, 3], BGR.
@@ -53,7 +58,7 @@ def draw(
     font = _font(font_size)
     taken = _occupied(frames, height, width, small=font_size * 4)
     for i in _label_order(detections):
-        text = f"{labels[int(detections.cls_id[i])]} {detections.score[i]:.2f}"
+        text = labels[int(detections.cls_id[i])] + (f" {detections.score[i]:.2f}" if scores else "")
         left, top, right, bottom = (int(v) for v in font.getbbox(text))
         place = _free_place(frames[i], right - left + 4, bottom - top + 4, taken)
         if place is None:

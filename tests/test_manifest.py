@@ -273,9 +273,9 @@ def test_coco(tmp_path: Path, folder: str) -> None:
 
 
 def test_coco_is_read_over_the_borders_of_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sodbatch.manifest import coco
+    from sodbatch import json_stream
 
-    monkeypatch.setattr(coco, "_BLOCK", 3)
+    monkeypatch.setattr(json_stream, "_BLOCK", 3)
     images = [{"id": 10**i, "file_name": f"/ü{i}.jpg"} for i in range(12)]
     path = write(tmp_path / "m.json", json.dumps({"n": 12345678, "images": images}, ensure_ascii=False))
     assert [(r["coco_image_id"], r["source"]) for r in rows_of(open_manifest(path, STORAGE))] == [

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from sodbatch.dataset.rules import RULES
 from sodbatch.model.spec import SPECS
 
 
@@ -21,6 +22,13 @@ def without_end_slash(folder: str) -> str:
     """Take the ``/`` at the end of a folder's path or URL away, but not that of ``/`` or ``s3://``."""
     bare = folder.rstrip("/")
     return folder if not bare or bare.endswith(":") else bare
+
+
+def _known_rule(name: str) -> str:
+    """Refuse a rule that there is not."""
+    if name not in RULES:
+        raise ValueError(f"{name}: no such rule; the rules: {', '.join(RULES)}")
+    return name
 
 
 Text = Annotated[str, BeforeValidator(_int_as_text), Field(min_length=1)]
@@ -153,6 +161,33 @@ class ExportSection(Section):
     weight_path: Text | None = None
 
 
+class ConvertSection(Section):
+    """Conversion of other formats to COCO before the check; not part of this version."""
+
+    enable: bool = False
+    src_dataset_type: Text | None = None
+
+
+class SplitSection(Section):
+    """A new division into train and val before the check; not part of this version."""
+
+    enable: bool = False
+    train_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    val_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+
+
+RuleName = Annotated[str, AfterValidator(_known_rule)]
+
+
+class CheckDatasetSection(Section):
+    """The check of a data set."""
+
+    convert: ConvertSection = ConvertSection()
+    split: SplitSection = SplitSection()
+    decode: bool = True
+    rules: dict[RuleName, Literal["error", "warning", "off"]] = {}
+
+
 class Config(Section):
     """The whole configuration of one job."""
 
@@ -165,7 +200,7 @@ class Config(Section):
     Fetch: FetchSection = FetchSection()
     Limits: LimitsSection = LimitsSection()
     Export: ExportSection = ExportSection()
-    CheckDataset: dict[Any, Any] = {}
+    CheckDataset: CheckDatasetSection = CheckDatasetSection()
     Train: dict[Any, Any] = {}
     Evaluate: dict[Any, Any] = {}
 

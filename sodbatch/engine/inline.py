@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 import pyarrow as pa
 
 from sodbatch.config import Config
-from sodbatch.engine.pipeline import Listener, Pipeline
+from sodbatch.engine.pipeline import Listener, Loads, Pipeline
 from sodbatch.engine.resources import ActorPlan
 from sodbatch.errors import UsageError
 from sodbatch.predictor.base import default_device, usable_cpus
@@ -44,6 +44,12 @@ class InlineEngine:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def read(self, stage: Loads, stall_s: float, pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """See :meth:`sodbatch.engine.pipeline.Engine.read`."""
+        with closing(IsolatedLoad(stage, stall_s)) as isolated:
+            for rows in pending:
+                yield from isolated(rows)
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
         """See :meth:`sodbatch.engine.pipeline.Engine.run`."""

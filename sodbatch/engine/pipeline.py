@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
 from sodbatch.engine.resources import ActorPlan
-from sodbatch.errors import UsageError
+from sodbatch.errors import PictureError, UsageError
 from sodbatch.model.folder import ModelFolder
-from sodbatch.stages import Infer, Load
+from sodbatch.stages import Infer, InHand, Load
 from sodbatch.threshold import Threshold
 from sodbatch.write import Write, Written
+
+
+class Loads(Protocol):
+    """A stage that reads pictures: :class:`sodbatch.stages.Load`, or one that is called as it is."""
+
+    def __call__(self, pending: pa.Table, in_hand: InHand, /) -> Iterator[pa.Table]:
+        """Yield tables with ``input_id``, ``page_index`` and ``page_count`` of what has been read."""
+
+    def failed(self, row: pa.Table, page_index: int | None, page_count: int, error: PictureError) -> pa.Table:
+        """Return what is yielded for a pending row, or one of its pages, that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,18 @@ class Engine(Protocol):
     def __enter__(self) -> Engine: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def read(self, stage: Loads, stall_s: float, pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Run one stage that reads pictures, on CPUs alone; yield what it yields, in any order.
+
+        Args:
+            stage: What is done.
+            stall_s: The longest that it may be busy with one picture.
+            pending: Tables of :data:`sodbatch.tables.PENDING` and the passed-through columns.
+
+        Raises:
+            JobError: The work could not go on.
+        """
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
         """Run the pipeline over pending rows; parts are committed as they fill.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sodbatch.config import Config
 from sodbatch.engine.connect import connect, lack_of_room
-from sodbatch.engine.pipeline import InferSpec, Listener, Pipeline
+from sodbatch.engine.pipeline import InferSpec, Listener, Loads, Pipeline
 from sodbatch.engine.resources import ActorPlan, Node, plan_actors
 from sodbatch.engine.waves import bytes_ahead, cut, task_rows, wave_rows, waves
 from sodbatch.errors import JobError, RunEndedError, UsageError
@@ -78,6 +78,21 @@ class RayEngine:
 
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
+
+    def read(self, stage: Loads, stall_s: float, pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """See :meth:`sodbatch.engine.pipeline.Engine.read`."""
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = int(self._config.Resources.no_progress_timeout_s)
+        isolated = IsolatedLoad(stage, stall_s)
+        try:
+            with closing(waves(pending, wave_rows(self.actors))) as listed:
+                for wave in listed:
+                    blocks = cut(wave, task_rows(len(wave), self._cpus, 1))
+                    read = ray.data.from_arrow(blocks).map_batches(isolated, **self._on_cpus())
+                    yield from read.iter_batches(batch_size=None, batch_format="pyarrow")
+        except ray.exceptions.RayError as error:
+            raise _as_ours(error) from error
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
         """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
@@ -156,13 +171,7 @@ class RayEngine:
     def _run_wave(
         self, pipeline: Pipeline, load: IsolatedLoad, blocks: list[pa.Table], actor_args: tuple[Any, ...]
     ) -> None:
-        loaded = ray.data.from_arrow(blocks).map_batches(
-            load,
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=self._config.Resources.cpus_per_load_task,
-            ray_remote_args_fn=lambda: {"max_retries": FOREVER},
-        )
+        loaded = ray.data.from_arrow(blocks).map_batches(load, **self._on_cpus())
         inferred = loaded.map_batches(
             _InferActor,
             fn_constructor_args=actor_args,
@@ -176,6 +185,15 @@ class RayEngine:
         sink = _Sink(pipeline.write, pipeline.shard_size, actor_args[-1])
         # Writes are brief and reserve no CPU: on a small machine they would wait until everything has been loaded.
         inferred.write_datasink(sink, ray_remote_args={"max_retries": FOREVER, "num_cpus": 0})
+
+    def _on_cpus(self) -> dict[str, Any]:
+        """Return how a stage that reads pictures is run."""
+        return {
+            "batch_size": None,
+            "batch_format": "pyarrow",
+            "num_cpus": self._config.Resources.cpus_per_load_task,
+            "ray_remote_args_fn": lambda: {"max_retries": FOREVER},
+        }
 
 
 def _node(resources: dict[str, float]) -> Node:

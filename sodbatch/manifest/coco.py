@@ -7,9 +7,6 @@ The file is parsed as a stream: what comes before ``images`` is skipped value by
 
 from __future__ import annotations
 
-import io
-import json
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -17,12 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from sodbatch.errors import UsageError
+from sodbatch.json_stream import JsonStream
 from sodbatch.manifest.json_values import fits, infer_type, scalar
-from sodbatch.manifest.rows import FIRST_ROWS, MAX_LINE_BYTES, Rows, choose_base, folder_of, join, passthrough_fields
+from sodbatch.manifest.rows import FIRST_ROWS, Rows, choose_base, folder_of, join, passthrough_fields
 from sodbatch.storage import Storage, display_uri
 
-_BLOCK = 1 << 20
-_SPACE = re.compile(r"[\s,:]*")
 _OWN = {"file_name", "id", "width", "height"}
 _COLUMNS = {"id": "coco_image_id", "width": "coco_width", "height": "coco_height"}
 
@@ -79,7 +75,7 @@ class CocoManifest:
 
     def _images(self) -> Iterator[dict[str, Any]]:
         with self._storage.open(self._url) as file:
-            text = _JsonStream(io.TextIOWrapper(file, encoding="utf-8-sig"))
+            text = JsonStream(file)
             try:
                 yield from text.array_of("images")
             except (ValueError, RecursionError) as error:
@@ -87,82 +83,3 @@ class CocoManifest:
                     f'{self.name}: expected a COCO file, an object with a list "images" of objects: {error}; '
                     "for a list of paths use .txt, .csv, .jsonl or .parquet"
                 ) from error
-
-
-class _JsonStream:
-    """Decodes a JSON object value by value out of a growing window of its text."""
-
-    def __init__(self, file: io.TextIOWrapper) -> None:
-        self._file = file
-        self._decoder = json.JSONDecoder()
-        self._window = ""
-        self._position = 0
-
-    def array_of(self, key: str) -> Iterator[dict[str, Any]]:
-        """Yield the objects of the list under a key of the outer object.
-
-        Raises:
-            ValueError: The text is not JSON, or not of that shape.
-        """
-        self._expect("{")
-        while self._peek() != "}":
-            name = self._value()
-            if name == key:
-                break
-            self._skip()
-        else:
-            raise ValueError(f"there is no {key!r}")
-        self._expect("[")
-        while self._peek() != "]":
-            value = self._value()
-            if not isinstance(value, dict):
-                raise ValueError(f"found {type(value).__name__} in the list")
-            yield value
-
-    def _skip(self) -> None:
-        """Pass a value; of a list, one item is in memory at a time."""
-        if self._peek() != "[":
-            self._value()
-            return
-        self._position += 1
-        while self._peek() != "]":
-            self._value()
-        self._position += 1
-
-    def _expect(self, bracket: str) -> None:
-        if (found := self._peek()) != bracket:
-            raise ValueError(f"found {found!r} where {bracket!r} should be")
-        self._position += 1
-
-    def _peek(self) -> str:
-        """Jump over space and separators and return the next character; empty at the end of the file."""
-        while True:
-            match = _SPACE.match(self._window, self._position)
-            self._position = match.end() if match else self._position
-            if self._position < len(self._window):
-                return self._window[self._position]
-            if not self._grow(_BLOCK):
-                raise ValueError("the file ends early")
-
-    def _value(self) -> Any:
-        """Decode the next value, with a larger window as long as it does not end inside."""
-        self._peek()
-        size = _BLOCK
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._window, self._position)
-            except json.JSONDecodeError:
-                if len(self._window) - self._position > MAX_LINE_BYTES or not self._grow(size):
-                    raise
-                size *= 2
-                continue
-            if end == len(self._window) and self._grow(_BLOCK):  # a number may go on
-                continue
-            self._position = end
-            return value
-
-    def _grow(self, size: int) -> bool:
-        more = self._file.read(size)
-        self._window = self._window[self._position :] + more
-        self._position = 0
-        return bool(more)

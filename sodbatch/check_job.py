@@ -1,0 +1,222 @@
+"""The data set job: from a configuration to ``check_dataset_result.json`` and the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from sodbatch.config import Config
+from sodbatch.dataset import charts
+from sodbatch.dataset.coco import Part, read_part
+from sodbatch.dataset.demo import Pictures, draw_faults, draw_first
+from sodbatch.dataset.faults import Faults
+from sodbatch.dataset.pictures import (
+    INSPECTED,
+    Inspect,
+    check_names,
+    check_pictures,
+    list_pictures,
+    pending_pictures,
+)
+from sodbatch.dataset.records import check_records
+from sodbatch.dataset.rules import RULES
+from sodbatch.engine import make_engine
+from sodbatch.errors import UsageError
+from sodbatch.fetch import Fetcher
+from sodbatch.manifest.pictures import SUFFIXES
+from sodbatch.progress import ProgressBar
+from sodbatch.storage import Storage, display_uri, local_path
+from sodbatch.storage.retry import MAX_PAUSE_S
+from sodbatch.tables import to_parquet
+
+log = logging.getLogger(__name__)
+
+PASSED, NOT_PASSED = 0, 4
+"""Exit codes."""
+
+DEMO_PICTURES = 10
+"""Of each part, as PaddleX draws them."""
+
+PRINTED = 20
+"""Faults that are printed; all are in the report."""
+
+PARTS = ("train", "val")
+
+
+def run(config: Config, *, console: Console | None = None) -> int:
+    """Check a data set.
+
+    Args:
+        config: ``Global.dataset_dir`` names it, ``CheckDataset`` says how.
+        console: Where to print; standard error by default.
+
+    Returns:
+        0 when no rule of severity error is broken, else 4.
+
+    Raises:
+        UsageError: There is no such data set.
+        JobError: The job could not finish.
+    """
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    storage = Storage(config.S3, config.Fetch)
+    _refuse_what_is_not_there(config)
+    folder = dataset_root(config.Global.dataset_dir, storage)
+    output = config.Global.output
+    storage.check_writable(output)
+    faults = Faults(config.CheckDataset.rules)
+    with ProgressBar(console) as bar:
+        bar.say(f"data set {display_uri(folder)}, output {display_uri(output)}")
+        parts = [read_part(name, f"{folder}/annotations/instance_{name}.json", storage, faults) for name in PARTS]
+        check_records(parts, faults)
+        if config.CheckDataset.decode:
+            check_pictures(parts, _inspected(config, parts, folder, storage, bar), faults)
+        if not config.CheckDataset.decode or faults.wants("picture_unlisted"):
+            check_names(parts, list_pictures(folder, storage, SUFFIXES), faults, decoded=config.CheckDataset.decode)
+        bar.say("drawing and writing")
+        result = _write(config, parts, folder, faults, storage, time.monotonic() - started)
+    _print(result, faults, output, console)
+    return PASSED if result["check_pass"] else NOT_PASSED
+
+
+def _refuse_what_is_not_there(config: Config) -> None:
+    for name in ("convert", "split"):
+        if getattr(config.CheckDataset, name).enable:
+            raise UsageError(
+                f"CheckDataset.{name}.enable = true: not part of this version of sodbatch, which checks only"
+            )
+
+
+def dataset_root(dataset_dir: str | None, storage: Storage) -> str:
+    """Return the folder that holds ``images/``: the one named, or as in PaddleX the only one below it.
+
+    Raises:
+        UsageError: None is named, there is none, or there are several.
+    """
+    if dataset_dir is None:
+        raise UsageError("Global.dataset_dir is not set: expected the folder of a data set, local or s3://")
+    folder = dataset_dir.rstrip("/") or "/"
+    path = local_path(folder)
+    if path is None:
+        if not storage.isdir(f"{folder}/annotations"):
+            raise UsageError(f"{display_uri(folder)}: there is no folder annotations/ with instance_train.json in it")
+        return folder
+    if not os.path.isdir(path):
+        raise UsageError(f"Global.dataset_dir = {path}: there is no such folder")
+    if os.path.isdir(os.path.join(path, "images")) or os.path.isdir(os.path.join(path, "annotations")):
+        return path
+    found = sorted(Path(path).glob("**/images"))
+    if len(found) == 1:
+        return str(found[0].parent)
+    raise UsageError(
+        f"Global.dataset_dir = {path}: expected the folders images/ and annotations/ in it, "
+        f"found {len(found)} folders images/ below it"
+    )
+
+
+def _inspected(config: Config, parts: list[Part], folder: str, storage: Storage, bar: ProgressBar) -> pa.Table:
+    """Decode all pictures on the engine."""
+    inspect = Inspect(Fetcher(storage, config.Fetch, config.Limits), config.Limits)
+    fetch = config.Fetch
+    stall_s = (fetch.retries + 1) * (fetch.timeout_s + MAX_PAUSE_S) + config.Limits.max_seconds
+    bar.expect(sum(len(part.images.ids) for part in parts))
+    tables: list[pa.Table] = [INSPECTED.empty_table()]
+    on_cpus = config.model_copy(update={"Global": config.Global.model_copy(update={"device": "cpu"})})
+    with make_engine(on_cpus) as engine:
+        bar.say(engine.description)
+        for table in engine.read(inspect, stall_s, pending_pictures(parts, folder)):
+            tables.append(table)
+            bar.advance(len(table))
+    return pa.concat_tables(tables)
+
+
+def _write(
+    config: Config, parts: list[Part], folder: str, faults: Faults, storage: Storage, seconds: float
+) -> dict[str, Any]:
+    """Write pictures, charts and the report, and last the result."""
+    output, check = config.Global.output, f"{config.Global.output}/check_dataset"
+    pictures = Pictures(folder, Fetcher(storage, config.Fetch, config.Limits), config.Limits)
+    table = faults.table()
+    samples: list[list[str]] = []
+    count = DEMO_PICTURES
+    for part in parts:
+        count = min(count, len(part.images.ids))
+        drawn = draw_first(part, count, pictures)
+        for name, data in drawn:
+            storage.write_atomic(f"{check}/demo_img/{name}", data)
+        samples.append([f"check_dataset/demo_img/{name}" for name, _ in drawn])
+    storage.write_atomic(f"{check}/histogram.png", charts.histogram(parts))
+    storage.write_atomic(f"{check}/overview.png", charts.overview(parts))
+    sheet = draw_faults(parts, table, pictures)
+    if sheet is not None:
+        storage.write_atomic(f"{check}/faults.jpg", sheet)
+    else:
+        storage.delete(f"{check}/faults.jpg")
+    storage.write_atomic(f"{check}/report.parquet", to_parquet(table))
+    result = {
+        "done_flag": True,
+        "check_pass": faults.errors == 0,
+        "attributes": {
+            "num_classes": len({identity for identity, _ in parts[-1].categories}),
+            "train_samples": len(parts[0].images.ids),
+            "train_sample_paths": samples[0],
+            "val_samples": len(parts[1].images.ids),
+            "val_sample_paths": samples[1],
+        },
+        "analysis": {"histogram": "check_dataset/histogram.png"},
+        "dataset_path": folder.rstrip("/").rpartition("/")[2],
+        "show_type": "image",
+        "dataset_type": "COCODetDataset",
+        "summary": _summary(config, parts, faults, seconds),
+    }
+    storage.write_atomic(
+        f"{output}/check_dataset_result.json", json.dumps(result, indent=4, ensure_ascii=False).encode()
+    )
+    return result
+
+
+def _summary(config: Config, parts: list[Part], faults: Faults, seconds: float) -> dict[str, Any]:
+    return {
+        "errors": faults.errors,
+        "warnings": faults.warnings,
+        "faults": dict(faults.counts.most_common()),
+        "decoded": config.CheckDataset.decode,
+        "seconds": round(seconds, 1),
+        "parts": {
+            part.name: {
+                "images": len(part.images.ids),
+                "annotations": len(part.boxes.ids),
+                "classes": {
+                    name: charts.class_counts(part)[identity] for identity, name in dict(part.categories).items()
+                },
+            }
+            for part in parts
+        },
+    }
+
+
+def _print(result: dict[str, Any], faults: Faults, output: str, console: Console) -> None:
+    lines = []
+    for fault in faults.table().slice(0, PRINTED).to_pylist():
+        where = ", ".join(filter(None, (fault["part"], fault["file"], fault["record"])))
+        lines.append(f"{fault['severity']}: {fault['rule']}: {where}: {fault['detail']}")
+    total = faults.counts.total()
+    if total > PRINTED:
+        lines.append(f"... and {total - PRINTED:,} more")
+    for rule, number in faults.counts.most_common():
+        lines.append(f"{number:>9,}  {rule}: {RULES[rule].meaning}")
+    attributes = result["attributes"]
+    lines += [
+        f"{attributes['train_samples']:,} pictures in train, {attributes['val_samples']:,} in val, "
+        f"{attributes['num_classes']} classes; {faults.errors:,} errors, {faults.warnings:,} warnings",
+        f"all faults: {display_uri(output)}/check_dataset/report.parquet",
+        "Check dataset passed !" if result["check_pass"] else "Check dataset NOT passed",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

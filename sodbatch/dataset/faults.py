@@ -1,0 +1,84 @@
+"""Faults: the table of where a data set breaks its rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from sodbatch.dataset.rules import RULES, Severity
+from sodbatch.storage import redact
+
+SCHEMA = pa.schema(
+    [
+        pa.field("part", pa.string(), metadata={"doc": "train, val, or both"}),
+        pa.field("file", pa.string(), metadata={"doc": "the annotation file or picture, without secrets"}),
+        pa.field("record", pa.string(), metadata={"doc": "kind and id of the record; its place where it has no id"}),
+        pa.field("rule", pa.string(), nullable=False, metadata={"doc": "the rule that is broken"}),
+        pa.field("severity", pa.string(), nullable=False, metadata={"doc": "error or warning"}),
+        pa.field("detail", pa.string(), nullable=False, metadata={"doc": "what was found, and what was expected"}),
+    ]
+)
+"""Of ``report.parquet``: one row a fault."""
+
+
+class Faults:
+    """Collects faults.
+
+    Args:
+        severities: Of rules that differ from their own.
+
+    Attributes:
+        counts: Faults by rule.
+    """
+
+    def __init__(self, severities: Mapping[str, Severity]) -> None:
+        self._severity = {name: severities.get(name, rule.severity) for name, rule in RULES.items()}
+        self._tables: list[pa.Table] = []
+        self.counts: Counter[str] = Counter()
+
+    def wants(self, rule: str) -> bool:
+        """Tell whether a rule is not switched off."""
+        return self._severity[rule] != "off"
+
+    def add(self, rule: str, part: str, file: str, record: str | None, detail: str) -> None:
+        """Add one fault."""
+        self.add_all(rule, part, [file], [record], [detail])
+
+    def add_all(
+        self, rule: str, part: str, files: Sequence[str], records: Iterable[str | None], details: Iterable[str]
+    ) -> None:
+        """Add faults of one rule, of aligned files, records and details."""
+        if not files or not self.wants(rule):
+            return
+        count = len(files)
+        text = [files, records, [redact(detail) for detail in details]]
+        file, record, detail = (pa.array(_clean(values), pa.string()) for values in text)
+        columns = [[part] * count, file, record, [rule] * count, [self._severity[rule]] * count, detail]
+        self._tables.append(pa.table(columns, schema=SCHEMA))
+        self.counts[rule] += count
+
+    @property
+    def errors(self) -> int:
+        """Faults of severity ``error``."""
+        return sum(count for rule, count in self.counts.items() if self._severity[rule] == "error")
+
+    @property
+    def warnings(self) -> int:
+        """Faults of severity ``warning``."""
+        return self.counts.total() - self.errors
+
+    def table(self) -> pa.Table:
+        """Return all faults, errors first, in the order of the rules."""
+        rows = pa.concat_tables([SCHEMA.empty_table(), *self._tables])
+        order = {rule: number for number, rule in enumerate(RULES)}
+        keys = pa.array([order[rule] for rule in rows["rule"].to_pylist()], pa.int32())
+        return (
+            rows.append_column("order", keys).sort_by([("severity", "ascending"), ("order", "ascending")]).drop("order")
+        )
+
+
+def _clean(values: Iterable[str | None]) -> list[str | None]:
+    """Replace lone surrogates, which JSON may hold and a table may not."""
+    return [None if v is None else v.encode("utf-8", "backslashreplace").decode() for v in values]

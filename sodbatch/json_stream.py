@@ -1,0 +1,165 @@
+"""JSON stream: one large JSON object read member by member, so that a file of gigabytes is never in memory whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+import orjson
+
+_BLOCK = 1 << 20
+_CHUNK = 1 << 22
+_SPACE = re.compile(r"[\s,:]*")
+_BETWEEN_OBJECTS = re.compile(r"\}\s*,\s*(?=\{)")
+_TAIL = 1 << 16
+
+MAX_VALUE_BYTES = 1 << 26
+"""Of one value, but for lists: a bound on the memory."""
+
+
+class JsonStream:
+    """Decodes a JSON object value by value out of a growing window of its text.
+
+    Args:
+        file: UTF-8, with or without a byte order mark.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = io.TextIOWrapper(file, encoding="utf-8-sig")
+        self._decoder = json.JSONDecoder()
+        self._window = ""
+        self._position = 0
+
+    def array_of(self, key: str) -> Iterator[dict[str, Any]]:
+        """Yield the objects of the list under a key of the outer object; what comes after it is not read.
+
+        Raises:
+            ValueError: The text is not JSON, or not of that shape.
+        """
+        self._expect("{")
+        while self._peek() != "}":
+            name = self._value()
+            if name == key:
+                break
+            self._skip()
+        else:
+            raise ValueError(f"there is no {key!r}")
+        self._expect("[")
+        while self._peek() != "]":
+            value = self._value()
+            if not isinstance(value, dict):
+                raise ValueError(f"found {type(value).__name__} in the list")
+            yield value
+
+    def members(self) -> Iterator[tuple[str, Any]]:
+        """Yield name and value of every member of the outer object.
+
+        The value of a list is an iterator over chunks of its items, which ends where the next member is asked for.
+
+        Raises:
+            ValueError: The text is not JSON, or not an object.
+        """
+        self._expect("{")
+        while self._peek() != "}":
+            name = self._value()
+            if not isinstance(name, str):
+                raise ValueError(f"found {type(name).__name__} where the name of a member should be")
+            if self._peek() == "[":
+                self._position += 1
+                chunks = self._chunks()
+                yield name, chunks
+                for _ in chunks:
+                    pass
+            else:
+                yield name, self._value()
+
+    def _chunks(self) -> Iterator[list[Any]]:
+        """Yield the items of a list from behind its bracket, and pass its end.
+
+        Text between two borders of objects is decoded at once. A border may be one inside an item, or lie behind the
+        list's end: then brackets or quotes are not balanced, decoding fails, and the text is taken item by item.
+        """
+        while self._peek() != "]":
+            self._fill(_CHUNK)
+            border = _last_border(self._window, self._position)
+            if border is not None:
+                try:
+                    chunk = orjson.loads(f"[{self._window[self._position : border]}]")
+                except orjson.JSONDecodeError:
+                    pass
+                else:
+                    self._position = border
+                    yield chunk
+                    continue
+            chunk = []
+            end = len(self._window) if border is None else border
+            kept = self._window
+            while self._peek() != "]":
+                chunk.append(self._value())
+                if self._window is not kept or self._position >= end:
+                    break
+            yield chunk
+        self._position += 1
+
+    def _skip(self) -> None:
+        """Pass a value; of a list, one item is in memory at a time."""
+        if self._peek() != "[":
+            self._value()
+            return
+        self._position += 1
+        while self._peek() != "]":
+            self._value()
+        self._position += 1
+
+    def _expect(self, bracket: str) -> None:
+        if (found := self._peek()) != bracket:
+            raise ValueError(f"found {found!r} where {bracket!r} should be")
+        self._position += 1
+
+    def _peek(self) -> str:
+        """Jump over space and separators and return the next character."""
+        while True:
+            match = _SPACE.match(self._window, self._position)
+            self._position = match.end() if match else self._position
+            if self._position < len(self._window):
+                return self._window[self._position]
+            if not self._grow(_BLOCK):
+                raise ValueError("the file ends early")
+
+    def _value(self) -> Any:
+        """Decode the next value, with a larger window as long as it does not end inside."""
+        self._peek()
+        size = _BLOCK
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._window, self._position)
+            except json.JSONDecodeError:
+                if len(self._window) - self._position > MAX_VALUE_BYTES or not self._grow(size):
+                    raise
+                size *= 2
+                continue
+            if end == len(self._window) and self._grow(_BLOCK):  # a number may go on
+                continue
+            self._position = end
+            return value
+
+    def _fill(self, size: int) -> None:
+        while len(self._window) - self._position < size and self._grow(size):
+            pass
+
+    def _grow(self, size: int) -> bool:
+        more = self._file.read(size)
+        self._window = self._window[self._position :] + more
+        self._position = 0
+        return bool(more)
+
+
+def _last_border(text: str, start: int) -> int | None:
+    """Return the place behind the last object that another follows, if there is one near the end of the text."""
+    border = None
+    for match in _BETWEEN_OBJECTS.finditer(text, max(start, len(text) - _TAIL)):
+        border = match.start() + 1
+    return border
