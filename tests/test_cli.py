@@ -161,7 +161,7 @@ def test_run_takes_paddlex_command_lines(job: Job, tmp_path: Path, monkeypatch: 
     assert job.config.Predict.input == "small_object_detection.jpg"
 
 
-@pytest.mark.parametrize("mode", ["check_dataset", "train", "evaluate"])
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_run_says_which_modes_it_has_not(job: Job, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "-o", f"Global.mode={mode}"]) == 2
     assert f"Global.mode = {mode}: not part of this version" in capsys.readouterr().err

@@ -331,8 +331,8 @@ def test_paddlex_file_loads_as_it_stands(tmp_path: Path) -> None:
 def test_paddlex_overrides_of_its_other_sections_are_accepted(tmp_path: Path) -> None:
     overrides = ["CheckDataset.split.enable=True", "CheckDataset.split.train_percent=90", "Train.num_classes=10"]
     config = load_config(write(tmp_path, PADDLEX_FILE), overrides)
-    assert config.CheckDataset["split"] == {"enable": True, "train_percent": 90}
-    assert config.CheckDataset["convert"] == {"enable": False, "src_dataset_type": None}
+    assert (config.CheckDataset.split.enable, config.CheckDataset.split.train_percent) == (True, 90)
+    assert (config.CheckDataset.convert.enable, config.CheckDataset.convert.src_dataset_type) == (False, None)
     assert config.Train["num_classes"] == 10
 
 

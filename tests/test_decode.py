@@ -135,7 +135,7 @@ def test_exif_orientation_is_applied_but_to_webp(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, "jpeg", "progressive jpeg", "lossy webp"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(share=st.floats(0.2, 0.999))
 def test_a_file_cut_anywhere_is_truncated(name: str, share: float) -> None:
     whole = (
@@ -277,7 +277,7 @@ def test_what_is_not_a_picture(data: bytes, expected: ErrorClass) -> None:
     assert error_of(data).error_class is expected
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.sampled_from([*LOSSLESS.values(), encode("JPEG"), encode("TIFF"), encode("TIFF", compression="tiff_lzw")]),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
@@ -291,7 +291,7 @@ def test_damage_never_raises(data: bytes, changes: list[tuple[float, int]]) -> N
     assert all(isinstance(page, (Page, FailedPage)) for page in pages)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.sampled_from(
         [

@@ -122,7 +122,7 @@ def test_messages_are_one_bounded_line_without_secrets() -> None:
     assert message.startswith("bad answer from https://h/a")
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 60), st.integers(1, 8))
 def test_results_come_in_order(count: int, threads: int) -> None:
     class Numbers(Storage):

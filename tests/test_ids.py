@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sodbatch.ids import IdSet, digest, image_id, input_id, part_name
@@ -29,7 +29,6 @@ def test_a_part_is_named_after_its_ids_in_any_order(ids: list[str]) -> None:
     assert part_name(ids, "f") != part_name(ids[:2], "f")
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=8))
 def test_id_set_does_what_a_python_set_does(calls: list[list[int]]) -> None:
     ids, reference = IdSet(), set()

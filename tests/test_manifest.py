@@ -123,7 +123,7 @@ def test_txt(tmp_path: Path) -> None:
 _PRINTABLE = st.characters(exclude_categories=["C", "Z"], include_characters=" ")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.text(_PRINTABLE)))
 def test_no_line_of_a_txt_is_lost_at_the_border_of_a_block(names: list[str]) -> None:
     from sodbatch.manifest import text
@@ -141,7 +141,7 @@ def test_no_line_of_a_txt_is_lost_at_the_border_of_a_block(names: list[str]) -> 
 _CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(), _CELL, _CELL), min_size=1, max_size=20))
 def test_csv_round_trip(records: list[tuple[int, str, str]]) -> None:
     storage = Storage()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 from fakes import ListManifest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sodbatch.ids import input_id
@@ -21,7 +21,6 @@ def ledger_of(sources: list[str]) -> Ledger:
     return ledger
 
 
-@settings(deadline=None)
 @given(st.lists(names, max_size=20), st.sets(names))
 def test_pending_is_the_manifest_minus_the_ledger_minus_repeats(listed: list[str], committed: set[str]) -> None:
     ends: list[int] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sodbatch.engine import waves as engine
@@ -25,7 +25,6 @@ def tables(sizes: list[int]) -> Iterator[pa.Table]:
         start += size
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=8), st.integers(1, 60))
 def test_waves_hold_every_row_once_in_order(sizes: list[int], wave_rows: int) -> None:
     waves = list(engine.waves(tables(sizes), wave_rows))
@@ -58,7 +57,6 @@ def test_loaded_blocks_wait_for_actors_and_come_from_the_cpus_that_are_left(
     assert engine.bytes_ahead(ActorPlan(actors, actors, cpus_of_an_actor, 0.0, 2), cpus, 1000) == blocks * 1000
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3_000_000), st.integers(1, 2000), st.integers(1, 64))
 def test_load_tasks_are_whole_blocks_and_few_enough(wave: int, cpus: int, block: int) -> None:
     rows = engine.task_rows(wave, cpus, block)
@@ -66,7 +64,6 @@ def test_load_tasks_are_whole_blocks_and_few_enough(wave: int, cpus: int, block:
     assert rows <= max(block, math.ceil(wave / (cpus * engine.TASKS_PER_CPU)))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(1, 30))
 def test_a_wave_is_cut_without_losing_a_row(rows: int, size: int) -> None:
     blocks = engine.cut(pa.table({"n": range(rows)}), size)
