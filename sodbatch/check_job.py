@@ -27,6 +27,7 @@ from sodbatch.dataset.pictures import (
 )
 from sodbatch.dataset.records import check_records
 from sodbatch.dataset.rules import RULES
+from sodbatch.dataset.split import Division, finish_swap, split
 from sodbatch.engine import make_engine
 from sodbatch.errors import UsageError
 from sodbatch.fetch import Fetcher
@@ -74,6 +75,7 @@ def run(config: Config, *, console: Console | None = None) -> int:
     faults = Faults(config.CheckDataset.rules)
     with ProgressBar(console) as bar:
         bar.say(f"data set {display_uri(folder)}, output {display_uri(output)}")
+        _split(config, folder, bar)
         parts = [read_part(name, f"{folder}/annotations/instance_{name}.json", storage, faults) for name in PARTS]
         check_records(parts, faults)
         if config.CheckDataset.decode:
@@ -87,11 +89,23 @@ def run(config: Config, *, console: Console | None = None) -> int:
 
 
 def _refuse_what_is_not_there(config: Config) -> None:
-    for name in ("convert", "split"):
-        if getattr(config.CheckDataset, name).enable:
-            raise UsageError(
-                f"CheckDataset.{name}.enable = true: not part of this version of sodbatch, which checks only"
-            )
+    if config.CheckDataset.convert.enable:
+        raise UsageError("CheckDataset.convert.enable = true: not part of this version of sodbatch")
+    if config.CheckDataset.split.enable and local_path(config.Global.dataset_dir or "") is None:
+        raise UsageError("CheckDataset.split.enable = true: expected Global.dataset_dir to be a local folder")
+
+
+def _split(config: Config, folder: str, bar: ProgressBar) -> None:
+    """Divide the data set anew where that is asked for; one whose swap was interrupted is mended in any case."""
+    section = config.CheckDataset.split
+    if local_path(folder) is not None and finish_swap(folder):
+        bar.say("the split that was interrupted has been finished")
+        return
+    if not section.enable or section.train_percent is None:
+        return
+    division = Division(section.train_percent, section.seed, section.balance, section.group_pattern)
+    train, val = split(folder, division)
+    bar.say(f"divided anew: {train:,} pictures in train, {val:,} in val; the originals are beside them as .bak")
 
 
 def dataset_root(dataset_dir: str | None, storage: Storage) -> str:

@@ -316,7 +316,11 @@ def test_a_data_set_on_s3_is_checked_in_place(tmp_path: Path, s3_bucket: S3Bucke
     [
         ({"Global__dataset_dir": None}, "dataset_dir is not set"),
         ({"Global__dataset_dir": "/nowhere"}, "no such folder"),
-        ({"CheckDataset__split": {"enable": True, "train_percent": 90, "val_percent": 10}}, "not part of this version"),
+        ({"CheckDataset__convert": {"enable": True, "src_dataset_type": "VOC"}}, "not part of this version"),
+        (
+            {"CheckDataset__split": {"enable": True, "train_percent": 90, "val_percent": 5}},
+            "expected two that make 100",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
@@ -331,6 +335,14 @@ def test_the_data_set_may_lie_one_folder_deeper(tmp_path: Path) -> None:
     assert (code, result["dataset_path"]) == (PASSED, "data")
 
 
+def test_a_split_comes_before_the_check(tmp_path: Path) -> None:
+    written(tmp_path / "data", sound(tmp_path / "data"))
+    keys = {"enable": True, "train_percent": 67, "val_percent": 33, "seed": 1}
+    code, result, faults = check(tmp_path / "data", tmp_path / "out", CheckDataset__split=keys)
+    assert (code, faults) == (PASSED, [])
+    assert [result["attributes"][f"{part}_samples"] for part in ("train", "val")] == [4, 2]
+
+
 def test_run_takes_the_mode(tmp_path: Path) -> None:
     written(tmp_path / "data", sound(tmp_path / "data"))
     keys = {"Global.mode": "check_dataset", "Global.dataset_dir": tmp_path / "data", "Global.output": tmp_path / "out"}
@@ -341,3 +353,10 @@ def test_run_takes_the_mode(tmp_path: Path) -> None:
 def test_defaults_of_the_section() -> None:
     assert Config().CheckDataset.decode is True
     assert Config().CheckDataset.rules == {}
+
+
+def test_the_documentation_lists_the_rules_as_they_are() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "dataset_rules.md").read_text()
+    for name, rule in RULES.items():
+        assert f"| `{name}` | {rule.severity} | {rule.meaning} |" in text
+    assert text.count("\n| `") == len(RULES)

@@ -330,6 +330,7 @@ def test_paddlex_file_loads_as_it_stands(tmp_path: Path) -> None:
 
 def test_paddlex_overrides_of_its_other_sections_are_accepted(tmp_path: Path) -> None:
     overrides = ["CheckDataset.split.enable=True", "CheckDataset.split.train_percent=90", "Train.num_classes=10"]
+    overrides += ["CheckDataset.split.val_percent=10"]
     config = load_config(write(tmp_path, PADDLEX_FILE), overrides)
     assert (config.CheckDataset.split.enable, config.CheckDataset.split.train_percent) == (True, 90)
     assert (config.CheckDataset.convert.enable, config.CheckDataset.convert.src_dataset_type) == (False, None)

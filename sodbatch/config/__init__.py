@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -29,6 +30,15 @@ def _known_rule(name: str) -> str:
     if name not in RULES:
         raise ValueError(f"{name}: no such rule; the rules: {', '.join(RULES)}")
     return name
+
+
+def _regular_expression(text: str) -> str:
+    """Refuse what is none."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    return text
 
 
 Text = Annotated[str, BeforeValidator(_int_as_text), Field(min_length=1)]
@@ -169,13 +179,26 @@ class ConvertSection(Section):
 
 
 class SplitSection(Section):
-    """A new division into train and val before the check; not part of this version."""
+    """A new division into train and val before the check."""
 
     enable: bool = False
-    train_percent: Annotated[int, Field(ge=0, le=100)] | None = None
-    val_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    train_percent: Percent | None = None
+    val_percent: Percent | None = None
+    seed: int = Field(0, ge=0)
+    balance: bool = False
+    group_pattern: Pattern | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitSection:
+        if self.enable and (self.train_percent or 0) + (self.val_percent or 0) != 100:
+            raise ValueError(
+                f"train_percent = {self.train_percent}, val_percent = {self.val_percent}: expected two that make 100"
+            )
+        return self
 
 
+Percent = Annotated[int, Field(ge=1, le=99)]
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
 RuleName = Annotated[str, AfterValidator(_known_rule)]
 
 
