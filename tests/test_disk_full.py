@@ -202,7 +202,8 @@ def test_a_run_whose_ray_can_no_longer_spill_ends_soon_and_goes_on_when_there_is
         ray.shutdown()
         cluster.shutdown()
     [told] = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("sodbatch: ")][-1:]
-    assert "Ray's temporary folder" in told and "is on a full disk" in told and "what is committed stays" in told
+    seen = ("is on a full disk", "the disk of its temporary folder are full")  # by this process, or by a worker of Ray
+    assert any(text in told for text in seen) and "what is committed stays" in told
     before = committed(output)
     assert 0 < len(before) < 5 * PICTURES and leftovers(output) == []
     assert ran(command(tiny_model_dir, pictures, output, "ray"))[0] == 0
