@@ -26,6 +26,8 @@ from sodbatch.visualize import draw
 SHEET_COLUMNS, SHEET_ROWS = 4, 3
 CELL = (480, 320)
 CAPTION = 44
+MARGIN = 60
+"""Pixels of a picture that are shown around its faulty boxes."""
 
 _RULE_NUMBERS = {rule: number for number, rule in enumerate(RULES)}
 
@@ -129,7 +131,8 @@ def _fill_cell(
     else:
         boxes = [box for box in broken if box is not None]
         rules = np.array([_RULE_NUMBERS[broken[box]] for box in boxes], np.int64)
-        drawn = draw(image, _detections(part.boxes.xywh[boxes], rules, image), tuple(RULES), scores=False)
+        shown_boxes = _detections(part.boxes.xywh[boxes], rules, image)
+        drawn = _around(draw(image, shown_boxes, tuple(RULES), scores=False), shown_boxes)
         shown = Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))
         shown.thumbnail((width - 8, height - 8))
         sheet.paste(shown, (corner[0] + 4, corner[1] + 4))
@@ -137,6 +140,17 @@ def _fill_cell(
     rules_text = ", ".join(rule if count == 1 else f"{rule} x {count}" for rule, count in counts.most_common())
     caption = f"{part.name}: {part.images.names[row][-56:]}\n{rules_text[:64]}"
     pen.multiline_text((corner[0] + 6, corner[1] + height), caption, fill=(235, 235, 235), font=font)
+
+
+def _around(image: NDArray[np.uint8], boxes: Detections) -> NDArray[np.uint8]:
+    """Cut a picture down to its boxes and what is near them; whole where it has none."""
+    if not len(boxes):
+        return image
+    low, high = boxes.boxes[:, :2].min(axis=0), boxes.boxes[:, 2:].max(axis=0)
+    half = np.maximum((high - low) / 2 + MARGIN, np.array(CELL) / 2)
+    x0, y0 = np.maximum((low + high) / 2 - half, 0).astype(int)
+    x1, y1 = np.ceil((low + high) / 2 + half).astype(int)
+    return image[y0:y1, x0:x1]
 
 
 def _detections(xywh: NDArray[np.float64], cls_ids: NDArray[np.int64], image: NDArray[np.uint8]) -> Detections:
