@@ -27,7 +27,8 @@ from sodbatch.dataset.pictures import (
 )
 from sodbatch.dataset.records import check_records
 from sodbatch.dataset.rules import RULES
-from sodbatch.dataset.split import Division, finish_swap, split
+from sodbatch.dataset.split import Division, split
+from sodbatch.dataset.swap import finish_swap
 from sodbatch.engine import make_engine
 from sodbatch.errors import UsageError
 from sodbatch.fetch import Fetcher

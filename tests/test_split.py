@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sodbatch.dataset.split import Division, assign, finish_swap, split
+from sodbatch.dataset.split import Division, assign, split
+from sodbatch.dataset.swap import finish_swap
 from sodbatch.errors import UsageError
 
 PLAIN = Division(90, seed=3, balance=False, group_pattern=None)

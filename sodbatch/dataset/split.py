@@ -1,13 +1,12 @@
 """Split: a new division of the pictures into train and val, written beside the old files and then swapped in.
 
-The swap is noted down before it begins and finished by the next command if this one dies in it, so that at any moment
-either the old division or the new one is whole. The originals become ``.bak``, as in PaddleX.
+At any moment either the old division or the new one is whole (see :mod:`sodbatch.dataset.swap`). The originals become
+``.bak``, as in PaddleX.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sodbatch.dataset.swap import new_name, swap
 from sodbatch.errors import UsageError
 from sodbatch.json_stream import JsonStream
-from sodbatch.storage.local import write_atomic
 
-PARTS = ("train", "val")
-
-_SWAP = ".sodbatch-split.json"
+TARGETS = ("annotations/instance_train.json", "annotations/instance_val.json")
 
 
 @dataclass(frozen=True)
@@ -62,39 +59,18 @@ def split(folder: str, division: Division) -> tuple[int, int]:
         UsageError: The annotation files cannot be divided; nothing has been changed.
     """
     annotations = Path(folder) / "annotations"
-    sources = [path for path in (annotations / f"instance_{part}.json" for part in PARTS) if path.exists()]
+    sources = [path for path in (Path(folder) / target for target in TARGETS) if path.exists()]
     if not sources:
         raise UsageError(f"{annotations}: expected instance_train.json or instance_val.json, found neither")
     try:
         contents = _contents(sources)
         chosen = assign(contents.names, contents.labels, division)
-        targets = [annotations / f".instance_{part}.json.new" for part in PARTS]
-        _write(sources, contents, chosen, targets)
+        _write(sources, contents, chosen, [Path(folder) / new_name(target) for target in TARGETS])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"there is no key {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{annotations}: cannot be divided before it passes the check: {reason}") from error
-    numbers = {path.name: _free_backup(path).name for path in sources}
-    write_atomic(str(annotations / _SWAP), json.dumps(numbers).encode())
-    finish_swap(folder)
+    swap(folder, dict.fromkeys(TARGETS, True))
     return int(chosen.sum()), int((~chosen).sum())
-
-
-def finish_swap(folder: str) -> bool:
-    """Finish the swap of a split that died in it; tell whether there was one."""
-    annotations = Path(folder) / "annotations"
-    note = annotations / _SWAP
-    if not note.exists():
-        return False
-    backups = json.loads(note.read_text())
-    for part in PARTS:
-        path, new = annotations / f"instance_{part}.json", annotations / f".instance_{part}.json.new"
-        if new.exists():  # until it has been moved, the old file is backed up or still in place
-            backup = backups.get(path.name)
-            if backup is not None and not (annotations / backup).exists():
-                os.replace(path, annotations / backup)
-            os.replace(new, path)
-    note.unlink()
-    return True
 
 
 def assign(names: Sequence[str], labels: Sequence[Sequence[int]], division: Division) -> NDArray[np.bool_]:
@@ -260,12 +236,3 @@ def _members(source: Path) -> Iterator[tuple[str, Any]]:
 def _items(value: Any) -> Iterator[Any]:
     for chunk in value:
         yield from chunk
-
-
-def _free_backup(path: Path) -> Path:
-    """Return the name under which a file is kept: an older backup is not written over."""
-    number, backup = 1, path.with_name(f"{path.name}.bak")
-    while backup.exists():
-        number += 1
-        backup = path.with_name(f"{path.name}.bak{number}")
-    return backup
