@@ -15,6 +15,7 @@ from rich.console import Console
 from sodbatch.config import Config
 from sodbatch.dataset import charts
 from sodbatch.dataset.coco import Part, read_part
+from sodbatch.dataset.convert import convert
 from sodbatch.dataset.demo import Pictures, draw_faults, draw_first
 from sodbatch.dataset.faults import Faults
 from sodbatch.dataset.pictures import (
@@ -69,14 +70,14 @@ def run(config: Config, *, console: Console | None = None) -> int:
     console = console or Console(stderr=True)
     started = time.monotonic()
     storage = Storage(config.S3, config.Fetch)
-    _refuse_what_is_not_there(config)
+    _refuse_changes_on_a_store(config)
     folder = dataset_root(config.Global.dataset_dir, storage)
     output = config.Global.output
     storage.check_writable(output)
     faults = Faults(config.CheckDataset.rules)
     with ProgressBar(console) as bar:
         bar.say(f"data set {display_uri(folder)}, output {display_uri(output)}")
-        _split(config, folder, bar)
+        _change(config, folder, bar)
         parts = [read_part(name, f"{folder}/annotations/instance_{name}.json", storage, faults) for name in PARTS]
         check_records(parts, faults)
         if config.CheckDataset.decode:
@@ -89,19 +90,25 @@ def run(config: Config, *, console: Console | None = None) -> int:
     return PASSED if result["check_pass"] else NOT_PASSED
 
 
-def _refuse_what_is_not_there(config: Config) -> None:
-    if config.CheckDataset.convert.enable:
-        raise UsageError("CheckDataset.convert.enable = true: not part of this version of sodbatch")
-    if config.CheckDataset.split.enable and local_path(config.Global.dataset_dir or "") is None:
-        raise UsageError("CheckDataset.split.enable = true: expected Global.dataset_dir to be a local folder")
+def _refuse_changes_on_a_store(config: Config) -> None:
+    for name in ("convert", "split"):
+        enabled = getattr(config.CheckDataset, name).enable
+        if enabled and local_path(config.Global.dataset_dir or "") is None:
+            raise UsageError(f"CheckDataset.{name}.enable = true: expected Global.dataset_dir to be a local folder")
 
 
-def _split(config: Config, folder: str, bar: ProgressBar) -> None:
-    """Divide the data set anew where that is asked for; one whose swap was interrupted is mended in any case."""
-    section = config.CheckDataset.split
+def _change(config: Config, folder: str, bar: ProgressBar) -> None:
+    """Convert and divide the data set where that is asked for; a swap that was interrupted is finished in any case."""
     if local_path(folder) is not None and finish_swap(folder):
-        bar.say("the split that was interrupted has been finished")
+        bar.say("the change of the data set that was interrupted has been finished; it is not made again")
         return
+    if (kind := config.CheckDataset.convert.src_dataset_type) and config.CheckDataset.convert.enable:
+        converted = convert(folder, kind, config.CheckDataset.split.seed)
+        train, val = (converted.pictures[part] for part in PARTS)
+        bar.say(f"converted from {kind}: {train:,} pictures in train, {val:,} in val")
+        for note, number in converted.notes.items():
+            bar.say(f"{number:,} {note}")
+    section = config.CheckDataset.split
     if not section.enable or section.train_percent is None:
         return
     division = Division(section.train_percent, section.seed, section.balance, section.group_pattern)

@@ -316,7 +316,8 @@ def test_a_data_set_on_s3_is_checked_in_place(tmp_path: Path, s3_bucket: S3Bucke
     [
         ({"Global__dataset_dir": None}, "dataset_dir is not set"),
         ({"Global__dataset_dir": "/nowhere"}, "no such folder"),
-        ({"CheckDataset__convert": {"enable": True, "src_dataset_type": "VOC"}}, "not part of this version"),
+        ({"CheckDataset__convert": {"enable": True}}, "expected src_dataset_type"),
+        ({"CheckDataset__convert": {"enable": True, "src_dataset_type": "VOC"}}, "train_anno_list.txt"),
         (
             {"CheckDataset__split": {"enable": True, "train_percent": 90, "val_percent": 5}},
             "expected two that make 100",

@@ -172,10 +172,16 @@ class ExportSection(Section):
 
 
 class ConvertSection(Section):
-    """Conversion of other formats to COCO before the check; not part of this version."""
+    """Conversion of other formats to COCO before the check."""
 
     enable: bool = False
-    src_dataset_type: Text | None = None
+    src_dataset_type: Literal["VOC", "LabelMe", "VOCWithUnlabeled", "LabelMeWithUnlabeled"] | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> ConvertSection:
+        if self.enable and self.src_dataset_type is None:
+            raise ValueError("enable = true: expected src_dataset_type beside it")
+        return self
 
 
 class SplitSection(Section):

@@ -1,0 +1,189 @@
+"""From annotation lists of VOC or LabelMe to COCO, as PaddleX's conversion does it.
+
+``train_anno_list.txt`` and ``val_anno_list.txt`` name the annotation files. Nothing is written before everything has
+been read; then the new files are swapped in together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from sodbatch.dataset.convert.labelme import read_labelme
+from sodbatch.dataset.convert.scene import Scene, SceneError, forward
+from sodbatch.dataset.convert.voc import read_voc
+from sodbatch.dataset.records import unsafe
+from sodbatch.dataset.swap import new_name, swap
+from sodbatch.errors import UsageError
+from sodbatch.storage.local import read, write_atomic
+
+READERS: Mapping[str, tuple[str, Callable[[bytes], Scene]]] = {
+    "VOC": (".xml", read_voc),
+    "VOCWithUnlabeled": (".xml", read_voc),
+    "LabelMe": (".json", read_labelme),
+    "LabelMeWithUnlabeled": (".json", read_labelme),
+}
+"""By ``src_dataset_type``: suffix of the annotation files, and what reads one."""
+
+PARTS = ("train", "val")
+TRAIN_SHARE = 0.8
+SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
+MAX_BYTES = 64 * 2**20
+"""Of one annotation file."""
+
+NAMED = 10
+"""Faults that an error names."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion made.
+
+    Attributes:
+        pictures: By part.
+        notes: What was changed in reading, by its number of cases.
+    """
+
+    pictures: Mapping[str, int]
+    notes: Mapping[str, int]
+
+
+def convert(folder: str, kind: str, seed: int) -> Converted:
+    """Convert a local data set.
+
+    Ids of images and categories count from 1 in order of appearance over both parts, those of annotations in each. Both
+    files get all categories. Without a list for val, the list is divided 80 to 20 and the original becomes ``.bak``.
+
+    Args:
+        folder: Holds ``images/`` and the lists.
+        kind: A key of :data:`READERS`.
+        seed: Of the division.
+
+    Raises:
+        UsageError: Something cannot be converted: files and lines are named, and nothing has been changed.
+    """
+    root = Path(folder)
+    faults: list[str] = []
+    lists = _lists(root, kind, seed, faults)
+    scenes = {part: [_scene(root, kind, number, line, faults) for number, line in lists[part]] for part in PARTS}
+    if faults:
+        more = f"\n... and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+        raise UsageError(
+            f"{root}: cannot be converted from {kind}, nothing has been changed:\n" + "\n".join(faults[:NAMED]) + more
+        )
+    made = {part: [(name, scene) for name, scene in filter(None, scenes[part])] for part in PARTS}
+    targets = {}
+    for part, content in _contents(made).items():
+        targets[f"annotations/instance_{part}.json"] = True
+        write_atomic(str(root / new_name(f"annotations/instance_{part}.json")), content)
+    if not (root / "val_anno_list.txt").exists():
+        for part in PARTS:
+            name = f"{part}_anno_list.txt"
+            targets[name] = True
+            write_atomic(str(root / new_name(name)), "".join(f"{line}\n" for _, line in lists[part]).encode())
+    unlabeled = root / "unlabeled.txt"
+    if kind.endswith("WithUnlabeled") and unlabeled.exists():
+        targets["annotations/unlabeled.txt"] = True
+        write_atomic(str(root / new_name("annotations/unlabeled.txt")), unlabeled.read_bytes())
+    swap(folder, targets)
+    notes: Counter[str] = Counter()
+    for of_part in made.values():
+        for _, scene in of_part:
+            notes.update(scene.notes)
+    return Converted({part: len(made[part]) for part in PARTS}, notes)
+
+
+def _lists(root: Path, kind: str, seed: int, faults: list[str]) -> dict[str, list[tuple[int, str]]]:
+    """Return for each part the numbers and texts of the lines of its list."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for part in PARTS:
+        path = root / f"{part}_anno_list.txt"
+        if not path.exists():
+            if part == "train":
+                raise UsageError(f"{path}: there is no such file; a {kind} data set has one, with a path a line")
+            break
+        try:
+            lines = read(str(path)).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: expected UTF-8, found other bytes") from error
+        found[part] = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if "val" not in found:
+        lines_of_all = found["train"]
+        order = np.random.default_rng(seed).permutation(len(lines_of_all)).tolist()
+        border = int(len(order) * TRAIN_SHARE)
+        found = {
+            "train": [lines_of_all[i] for i in order[:border]],
+            "val": [lines_of_all[i] for i in order[border:]],
+        }
+        for part in PARTS:
+            if not found[part]:
+                faults.append(f"{root / 'train_anno_list.txt'}: too few lines to divide into train and val")
+    return found
+
+
+def _scene(root: Path, kind: str, number: int, line: str, faults: list[str]) -> tuple[str, Scene] | None:
+    """Read what one line of a list names; return the file name of its picture, and the scene."""
+    suffix, reader = READERS[kind]
+    named = next((name for name in (forward(line), forward(line.split(" ")[-1])) if (root / name).is_file()), None)
+    if named is None or unsafe(named) or not named.endswith(suffix):
+        expected = f"expected the path of a {suffix} file below {root}"
+        faults.append(f"line {number} of the lists, {line[:200]!r}: {expected}")
+        return None
+    try:
+        scene = reader(read(str(root / named), MAX_BYTES))
+    except SceneError as error:
+        at = "" if error.line is None else f", line {error.line}"
+        faults.append(f"{root / named}{at}: {error}")
+        return None
+    except OSError as error:
+        faults.append(f"{root / named}: {error.strerror or error}")
+        return None
+    picture = _picture(root, named, scene)
+    if picture is None:
+        faults.append(f"{root / named}: its picture {scene.picture[:200]!r} is not in images/")
+        return None
+    return picture, scene
+
+
+def _picture(root: Path, annotation: str, scene: Scene) -> str | None:
+    """Return the name below ``images/`` of a scene's picture: as it is called there, or like the annotation's file."""
+    named = os.path.basename(scene.picture)
+    stems = (named, named.partition(".")[0], os.path.basename(annotation).partition(".")[0])
+    for name in (scene.picture.removeprefix("images/"), *(stem + end for stem in stems for end in SUFFIXES)):
+        if not unsafe(name) and (root / "images" / name).is_file():
+            return name
+    return None
+
+
+def _contents(made: Mapping[str, list[tuple[str, Scene]]]) -> dict[str, bytes]:
+    """Return the annotation file of each part."""
+    image_ids: dict[str, int] = {}
+    category_ids: dict[str, int] = {}
+    contents: dict[str, dict[str, list[object]]] = {}
+    for part, scenes in made.items():
+        images: list[object] = []
+        annotations: list[object] = []
+        for name, scene in scenes:
+            image = image_ids.setdefault(name, len(image_ids) + 1)
+            images.append({"id": image, "file_name": name, "width": scene.width, "height": scene.height})
+            for each in scene.objects:
+                left, top, right, bottom = each.box
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": category_ids.setdefault(each.label, len(category_ids) + 1),
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                    "ignore": 0,
+                }
+                annotations.append({**annotation, **each.extra})
+        contents[part] = {"images": images, "annotations": annotations}
+    categories = [{"id": identity, "name": name} for name, identity in category_ids.items()]
+    return {part: orjson.dumps(content | {"categories": categories}) for part, content in contents.items()}
