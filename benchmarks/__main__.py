@@ -1,6 +1,6 @@
 """Run benchmarks: all of them, or those that are named.
 
-    python -m benchmarks [throughput crowded overhead models start memory scale ledger boxes] [--pictures DIR] ...
+    python -m benchmarks [NAME ...] [--pictures DIR] ...
 
 Each prints Markdown tables and leaves its raw times in OUTPUT/NAME.json; all tables together are in
 OUTPUT/benchmarks.md. Without ``--pictures``, pictures are drawn; without ``--paddlex-python``, the interpreter of an
@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.measure import SUFFIXES, Result, Setup, Table
 from examples.demo import draw_picture
 
-BENCHMARKS = ("throughput", "crowded", "overhead", "models", "start", "memory", "scale", "ledger", "boxes")
+BENCHMARKS = ("throughput", "crowded", "overhead", "models", "start", "memory", "scale", "ledger", "boxes", "dataset")
 DRAWN = 40
 DRAWN_SIZE = (765, 1360)
 

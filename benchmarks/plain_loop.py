@@ -17,9 +17,11 @@ import numpy as np
 
 
 def load(path: str, side: int) -> int:
-    """Fetch, decode and resize one picture; returns the bytes of the result."""
+    """Fetch, decode and, unless ``side`` is 0, resize one picture; returns the bytes of the result."""
     image = cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
+    if side == 0:
+        return image.nbytes
     resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
     return cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).nbytes
 

@@ -19,6 +19,7 @@ from sodbatch.check_job import NOT_PASSED, PASSED, run
 from sodbatch.cli import main
 from sodbatch.config import Config
 from sodbatch.config.file import load_config
+from sodbatch.dataset import charts
 from sodbatch.dataset.rules import RULES
 from sodbatch.errors import UsageError
 
@@ -205,6 +206,13 @@ CASES: list[tuple[str, Change, str, str | None]] = [
 ]
 
 
+@pytest.fixture
+def _without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("histogram", "overview"):
+        monkeypatch.setattr(charts, name, lambda parts: b"")
+
+
+@pytest.mark.usefixtures("_without_charts")
 @pytest.mark.parametrize(("rule", "change", "part", "record"), CASES, ids=[case[0] for case in CASES])
 def test_a_broken_rule_is_named_with_its_record_and_no_other_is(
     tmp_path: Path, rule: str, change: Change, part: str, record: str | None

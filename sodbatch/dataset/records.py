@@ -15,6 +15,10 @@ from sodbatch.dataset.faults import Faults
 EDGE_PX = 1.0
 """How far a box may reach over the edge of its picture: tools count edges of pixels in different ways."""
 
+_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93,
+                         0xA0761D6478BD642F, 0xE7037ED1A0B428DB], np.uint64).astype(np.int64)  # fmt: skip
+"""Odd numbers that spread keys over all bits of a hash."""
+
 AREA_TOLERANCE = 0.01
 """Of the box's area; and half a pixel of each side, since many tools round."""
 
@@ -139,11 +143,17 @@ def _check_boxes(part: Part, owner: NDArray[np.int64], faults: Faults) -> None:
 def _twins(boxes: Boxes) -> NDArray[np.int64]:
     """Return for each box the row of the first equal one before it in the same picture; -1 where there is none."""
     keys = np.column_stack([boxes.image_ids, boxes.category_ids, boxes.xywh.view(np.int64)])
-    order = np.lexsort(keys.T[::-1])
+    with np.errstate(over="ignore"):
+        hashed = (keys * _MULTIPLIERS).sum(axis=1)
+    by_hash = np.argsort(hashed, kind="stable")
+    again = np.zeros(len(keys) + 1, bool)
+    again[1:-1] = hashed[by_hash][1:] == hashed[by_hash][:-1]
+    rows = np.sort(by_hash[again[1:] | again[:-1]])  # all that may have a twin, few as a rule
+    order = rows[np.lexsort(keys[rows].T[::-1])]
     same = np.zeros(len(order), bool)
     same[1:] = (keys[order][1:] == keys[order][:-1]).all(axis=1)
     first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))] if len(order) else order
-    twins = np.full(len(order), -1)
+    twins = np.full(len(keys), -1)
     twins[order] = np.where(same, first, -1)
     return twins
 
