@@ -103,7 +103,7 @@ def _change(config: Config, folder: str, bar: ProgressBar) -> None:
         bar.say("the change of the data set that was interrupted has been finished; it is not made again")
         return
     if (kind := config.CheckDataset.convert.src_dataset_type) and config.CheckDataset.convert.enable:
-        converted = convert(folder, kind, config.CheckDataset.split.seed)
+        converted = convert(folder, kind, config.CheckDataset.split.seed, config.Limits)
         train, val = (converted.pictures[part] for part in PARTS)
         bar.say(f"converted from {kind}: {train:,} pictures in train, {val:,} in val")
         for note, number in converted.notes.items():

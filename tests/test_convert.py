@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import cv2
+import numpy as np
 import pytest
 
 from sodbatch.dataset.convert import convert
@@ -92,6 +94,72 @@ def test_what_was_written_comes_back(tmp_path: Path, kind: str) -> None:
     assert converted.pictures == {"train": 8, "val": 4}
     for part, expected in (("train", pictures[:8]), ("val", pictures[8:])):
         assert found(tmp_path, part) == expected  # boxes in eighths of a pixel are exact
+
+
+def jpeg(width: int, height: int) -> bytes:
+    return cv2.imencode(".jpg", np.zeros((height, width, 3), np.uint8))[1].tobytes()
+
+
+def make_txt(folder: Path, texts: list[str], width: int = 640, height: int = 480) -> None:
+    """Write a data set of one text file a picture; the last picture is val."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for i, text in enumerate(texts):
+        (folder / "images" / f"p{i}.jpg").write_bytes(jpeg(width, height))
+        (folder / "labels" / f"p{i}.txt").write_text(text)
+    lines = [f"labels/p{i}.txt\n" for i in range(len(texts))]
+    (folder / "train_anno_list.txt").write_text("".join(lines[:-1]))
+    (folder / "val_anno_list.txt").write_text(lines[-1])
+
+
+def test_yolo_comes_back_in_pixels(tmp_path: Path) -> None:
+    make_txt(tmp_path, ["1 0.5 0.25 0.1 0.05\n0 0.1 0.1 0.0125 0.0625\n", "", "1 0.5 0.5 1 1"])
+    (tmp_path / "classes.txt").write_text("car\nbus\ntram\n")
+    assert convert(str(tmp_path), "YOLO", seed=0).pictures == {"train": 2, "val": 1}
+    first, second = found(tmp_path, "train")
+    assert [label for label, _ in first["boxes"]] == ["bus", "car"]
+    expected = [(288, 108, 352, 132), (60, 33, 68, 63)]
+    np.testing.assert_allclose([box for _, box in first["boxes"]], expected, atol=1e-3)
+    assert (second["boxes"], second["width"], second["height"]) == ([], 640, 480)
+    assert found(tmp_path, "val")[0]["boxes"] == [("bus", (0, 0, 640, 480))]
+    content = json.loads((tmp_path / "annotations" / "instance_val.json").read_text())
+    assert [category["name"] for category in content["categories"]] == ["car", "bus", "tram"]
+
+
+def test_visdrone_leaves_out_what_is_ignored_and_says_so(tmp_path: Path) -> None:
+    make_txt(tmp_path, ["684,8,273,116,0,0,0,0\n406,119,265,70,1,4,0,1,\n", "1,2,3,4,1,11,0,0\n5,6,7,8,1,10,1,2"])
+    converted = convert(str(tmp_path), "VisDrone", seed=0)
+    assert found(tmp_path, "train")[0]["boxes"] == [("car", (406, 119, 671, 189))]
+    assert found(tmp_path, "val")[0]["boxes"] == [("motor", (5, 6, 12, 14))]
+    assert converted.notes == {"ignored regions left out": 1, "boxes of the category others left out": 1}
+    content = json.loads((tmp_path / "annotations" / "instance_val.json").read_text())
+    assert (content["annotations"][0]["truncation"], content["annotations"][0]["occlusion"]) == (1, 2)
+    assert len(content["categories"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("YOLO", "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1", "line 2: expected 5 numbers"),
+        ("YOLO", "\n3 0.5 0.5 0.1 0.1", "line 2: class 3: expected 0 to 2"),
+        ("YOLO", "0 0.5 x 0.1 0.1", "line 1: expected numbers"),
+        ("YOLO", "0 nan 0.5 0.1 0.1", "line 1: expected finite numbers"),
+        ("VisDrone", "1,2,3,4", "line 1: expected 8 numbers"),
+        ("VisDrone", "1,2,3,4,1,12,0,0", "line 1: category 12"),
+    ],
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, kind: str, text: str, message: str) -> None:
+    make_txt(tmp_path, [text, ""])
+    (tmp_path / "classes.txt").write_text("car\nbus\ntram\n")
+    with pytest.raises(UsageError, match=message):
+        convert(str(tmp_path), kind, seed=0)
+    assert not (tmp_path / "annotations" / "instance_train.json").exists()
+
+
+def test_yolo_without_the_names_of_its_classes_is_refused(tmp_path: Path) -> None:
+    make_txt(tmp_path, ["", ""])
+    with pytest.raises(UsageError, match=r"classes.txt: expected a text file"):
+        convert(str(tmp_path), "YOLO", seed=0)
 
 
 def test_ids_count_from_one_over_both_parts_and_both_have_all_categories(tmp_path: Path) -> None:

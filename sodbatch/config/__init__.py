@@ -175,7 +175,9 @@ class ConvertSection(Section):
     """Conversion of other formats to COCO before the check."""
 
     enable: bool = False
-    src_dataset_type: Literal["VOC", "LabelMe", "VOCWithUnlabeled", "LabelMeWithUnlabeled"] | None = None
+    src_dataset_type: (
+        Literal["VOC", "LabelMe", "VOCWithUnlabeled", "LabelMeWithUnlabeled", "YOLO", "VisDrone"] | None
+    ) = None
 
     @model_validator(mode="after")
     def _named(self) -> ConvertSection:

@@ -1,4 +1,4 @@
-"""From annotation lists of VOC or LabelMe to COCO, as PaddleX's conversion does it.
+"""From annotation lists of other formats to COCO, as PaddleX's conversion does it for VOC and LabelMe.
 
 ``train_anno_list.txt`` and ``val_anno_list.txt`` name the annotation files. Nothing is written before everything has
 been read; then the new files are swapped in together.
@@ -8,28 +8,40 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import orjson
 
+from sodbatch.config import LimitsSection
 from sodbatch.dataset.convert.labelme import read_labelme
 from sodbatch.dataset.convert.scene import Scene, SceneError, forward
+from sodbatch.dataset.convert.visdrone import LABELS as VISDRONE_LABELS
+from sodbatch.dataset.convert.visdrone import read_visdrone
 from sodbatch.dataset.convert.voc import read_voc
+from sodbatch.dataset.convert.yolo import read_yolo
 from sodbatch.dataset.records import unsafe
 from sodbatch.dataset.swap import new_name, swap
+from sodbatch.decode import FailedPage, decode_pages
 from sodbatch.errors import UsageError
 from sodbatch.storage.local import read, write_atomic
 
-READERS: Mapping[str, tuple[str, Callable[[bytes], Scene]]] = {
+NAMES_ITS_PICTURE: Mapping[str, tuple[str, Callable[[bytes], Scene]]] = {
     "VOC": (".xml", read_voc),
     "VOCWithUnlabeled": (".xml", read_voc),
     "LabelMe": (".json", read_labelme),
     "LabelMeWithUnlabeled": (".json", read_labelme),
 }
 """By ``src_dataset_type``: suffix of the annotation files, and what reads one."""
+
+IS_CALLED_AS_ITS_PICTURE: Mapping[str, Callable[[bytes, str, tuple[int, int], Sequence[str]], Scene]] = {
+    "YOLO": read_yolo,
+    "VisDrone": read_visdrone,
+}
+"""Formats of ``.txt`` files, which name neither their picture nor its size: it is decoded for that, as EXIF may turn
+it."""
 
 PARTS = ("train", "val")
 TRAIN_SHARE = 0.8
@@ -54,7 +66,7 @@ class Converted:
     notes: Mapping[str, int]
 
 
-def convert(folder: str, kind: str, seed: int) -> Converted:
+def convert(folder: str, kind: str, seed: int, limits: LimitsSection | None = None) -> Converted:
     """Convert a local data set.
 
     Ids of images and categories count from 1 in order of appearance over both parts, those of annotations in each. Both
@@ -62,8 +74,9 @@ def convert(folder: str, kind: str, seed: int) -> Converted:
 
     Args:
         folder: Holds ``images/`` and the lists.
-        kind: A key of :data:`READERS`.
+        kind: The format, as ``CheckDataset.convert.src_dataset_type`` names it.
         seed: Of the division.
+        limits: Of pictures whose size is looked up; the section's defaults where not given.
 
     Raises:
         UsageError: Something cannot be converted: files and lines are named, and nothing has been changed.
@@ -71,7 +84,8 @@ def convert(folder: str, kind: str, seed: int) -> Converted:
     root = Path(folder)
     faults: list[str] = []
     lists = _lists(root, kind, seed, faults)
-    scenes = {part: [_scene(root, kind, number, line, faults) for number, line in lists[part]] for part in PARTS}
+    source = _Source(root, kind, _labels(root, kind), limits or LimitsSection())
+    scenes = {part: [source.scene(number, line, faults) for number, line in lists[part]] for part in PARTS}
     if faults:
         more = f"\n... and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
         raise UsageError(
@@ -79,7 +93,7 @@ def convert(folder: str, kind: str, seed: int) -> Converted:
         )
     made = {part: [(name, scene) for name, scene in filter(None, scenes[part])] for part in PARTS}
     targets = {}
-    for part, content in _contents(made).items():
+    for part, content in _contents(made, source.labels).items():
         targets[f"annotations/instance_{part}.json"] = True
         write_atomic(str(root / new_name(f"annotations/instance_{part}.json")), content)
     if not (root / "val_anno_list.txt").exists():
@@ -127,44 +141,89 @@ def _lists(root: Path, kind: str, seed: int, faults: list[str]) -> dict[str, lis
     return found
 
 
-def _scene(root: Path, kind: str, number: int, line: str, faults: list[str]) -> tuple[str, Scene] | None:
-    """Read what one line of a list names; return the file name of its picture, and the scene."""
-    suffix, reader = READERS[kind]
-    named = next((name for name in (forward(line), forward(line.split(" ")[-1])) if (root / name).is_file()), None)
-    if named is None or unsafe(named) or not named.endswith(suffix):
-        expected = f"expected the path of a {suffix} file below {root}"
-        faults.append(f"line {number} of the lists, {line[:200]!r}: {expected}")
+@dataclass(frozen=True)
+class _Source:
+    """A data set in another format.
+
+    Attributes:
+        root: Its folder.
+        kind: The format.
+        labels: Names of the classes, where annotations have but numbers.
+        limits: Of pictures whose size is looked up.
+    """
+
+    root: Path
+    kind: str
+    labels: Sequence[str]
+    limits: LimitsSection
+
+    def scene(self, number: int, line: str, faults: list[str]) -> tuple[str, Scene] | None:
+        """Read what one line of a list names; return the file name of its picture, and the scene."""
+        suffix = NAMES_ITS_PICTURE[self.kind][0] if self.kind in NAMES_ITS_PICTURE else ".txt"
+        names = (forward(line), forward(line.split(" ")[-1]))
+        named = next((name for name in names if (self.root / name).is_file()), None)
+        if named is None or unsafe(named) or not named.endswith(suffix):
+            expected = f"expected the path of a {suffix} file below {self.root}"
+            faults.append(f"line {number} of the lists, {line[:200]!r}: {expected}")
+            return None
+        try:
+            return self._read(named, read(str(self.root / named), MAX_BYTES))
+        except SceneError as error:
+            at = "" if error.line is None else f", line {error.line}"
+            faults.append(f"{self.root / named}{at}: {error}")
+        except OSError as error:
+            faults.append(f"{self.root / named}: {error.strerror or error}")
         return None
+
+    def _read(self, named: str, data: bytes) -> tuple[str, Scene]:
+        """Read an annotation, and find its picture.
+
+        Raises:
+            SceneError: The one cannot be read, or the other not be found.
+        """
+        if self.kind in NAMES_ITS_PICTURE:
+            scene = NAMES_ITS_PICTURE[self.kind][1](data)
+            return _picture(self.root, named, scene.picture), scene
+        picture = _picture(self.root, named, os.path.splitext(os.path.basename(named))[0])
+        page = next(decode_pages(read(str(self.root / "images" / picture), self.limits.max_bytes), self.limits))
+        if isinstance(page, FailedPage):
+            raise SceneError(f"images/{picture}: {page.error}")
+        height, width = page.image.shape[:2]
+        return picture, IS_CALLED_AS_ITS_PICTURE[self.kind](data, picture, (width, height), self.labels)
+
+
+def _labels(root: Path, kind: str) -> tuple[str, ...]:
+    """Return the names of the classes where the annotations have but numbers; nothing where they have names."""
+    if kind in NAMES_ITS_PICTURE:
+        return ()
+    if kind == "VisDrone":
+        return VISDRONE_LABELS
+    path = root / "classes.txt"
     try:
-        scene = reader(read(str(root / named), MAX_BYTES))
-    except SceneError as error:
-        at = "" if error.line is None else f", line {error.line}"
-        faults.append(f"{root / named}{at}: {error}")
-        return None
-    except OSError as error:
-        faults.append(f"{root / named}: {error.strerror or error}")
-        return None
-    picture = _picture(root, named, scene)
-    if picture is None:
-        faults.append(f"{root / named}: its picture {scene.picture[:200]!r} is not in images/")
-        return None
-    return picture, scene
+        lines = read(str(path)).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: expected a text file with the name of a class a line: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
-def _picture(root: Path, annotation: str, scene: Scene) -> str | None:
-    """Return the name below ``images/`` of a scene's picture: as it is called there, or like the annotation's file."""
-    named = os.path.basename(scene.picture)
-    stems = (named, named.partition(".")[0], os.path.basename(annotation).partition(".")[0])
-    for name in (scene.picture.removeprefix("images/"), *(stem + end for stem in stems for end in SUFFIXES)):
+def _picture(root: Path, annotation: str, named: str) -> str:
+    """Return the name below ``images/`` of a picture: as the annotation calls it, or like the annotation's file.
+
+    Raises:
+        SceneError: There is no such picture.
+    """
+    base = os.path.basename(named)
+    stems = (base, base.partition(".")[0], os.path.basename(annotation).partition(".")[0])
+    for name in (named.removeprefix("images/"), *(stem + end for stem in stems for end in SUFFIXES)):
         if not unsafe(name) and (root / "images" / name).is_file():
             return name
-    return None
+    raise SceneError(f"its picture {named[:200]!r} is not in images/")
 
 
-def _contents(made: Mapping[str, list[tuple[str, Scene]]]) -> dict[str, bytes]:
-    """Return the annotation file of each part."""
+def _contents(made: Mapping[str, list[tuple[str, Scene]]], labels: Sequence[str]) -> dict[str, bytes]:
+    """Return the annotation file of each part; categories that are known beforehand keep their order."""
     image_ids: dict[str, int] = {}
-    category_ids: dict[str, int] = {}
+    category_ids = {label: number for number, label in enumerate(labels, 1)}
     contents: dict[str, dict[str, list[object]]] = {}
     for part, scenes in made.items():
         images: list[object] = []
