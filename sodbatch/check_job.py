@@ -15,7 +15,7 @@ from rich.console import Console
 from sodbatch.config import Config
 from sodbatch.dataset import charts
 from sodbatch.dataset.coco import Part, read_part
-from sodbatch.dataset.convert import convert
+from sodbatch.dataset.convert import convert, texts
 from sodbatch.dataset.demo import Pictures, draw_faults, draw_first
 from sodbatch.dataset.faults import Faults
 from sodbatch.dataset.pictures import (
@@ -86,14 +86,16 @@ def run(config: Config, *, console: Console | None = None) -> int:
             check_names(parts, list_pictures(folder, storage, SUFFIXES), faults, decoded=config.CheckDataset.decode)
         bar.say("drawing and writing")
         result = _write(config, parts, folder, faults, storage, time.monotonic() - started)
+        _write_converted(config, parts, faults, storage, bar)
     _print(result, faults, output, console)
     return PASSED if result["check_pass"] else NOT_PASSED
 
 
 def _refuse_changes_on_a_store(config: Config) -> None:
     for name in ("convert", "split"):
-        enabled = getattr(config.CheckDataset, name).enable
-        if enabled and local_path(config.Global.dataset_dir or "") is None:
+        section = getattr(config.CheckDataset, name)
+        changes = section.enable and (name == "split" or section.src_dataset_type is not None)
+        if changes and local_path(config.Global.dataset_dir or "") is None:
             raise UsageError(f"CheckDataset.{name}.enable = true: expected Global.dataset_dir to be a local folder")
 
 
@@ -202,6 +204,20 @@ def _write(
         f"{output}/check_dataset_result.json", json.dumps(result, indent=4, ensure_ascii=False).encode()
     )
     return result
+
+
+def _write_converted(config: Config, parts: list[Part], faults: Faults, storage: Storage, bar: ProgressBar) -> None:
+    """Write a data set that has passed in another format too, where that is asked for."""
+    kind = config.CheckDataset.convert.dst_dataset_type
+    if kind is None or not config.CheckDataset.convert.enable:
+        return
+    target = f"{config.Global.output}/{kind}"
+    if faults.errors:
+        bar.say(f"not converted to {kind}, since the data set has errors")
+        return
+    for path, text in texts(parts, kind):
+        storage.write_atomic(f"{target}/{path}", text.encode())
+    bar.say(f"converted to {kind}: {display_uri(target)}; it belongs beside the folder images/")
 
 
 def _summary(config: Config, parts: list[Part], faults: Faults, seconds: float) -> dict[str, Any]:

@@ -352,6 +352,14 @@ def test_a_split_comes_before_the_check(tmp_path: Path) -> None:
     assert [result["attributes"][f"{part}_samples"] for part in ("train", "val")] == [4, 2]
 
 
+def test_what_has_passed_is_written_in_another_format_too(tmp_path: Path) -> None:
+    written(tmp_path / "data", sound(tmp_path / "data"))
+    keys = {"enable": True, "dst_dataset_type": "YOLO"}
+    assert check(tmp_path / "data", tmp_path / "out", CheckDataset__convert=keys)[0] == PASSED
+    assert (tmp_path / "out" / "YOLO" / "labels" / "p1.txt").read_text().splitlines()[0].startswith("0 0.09375 ")
+    assert (tmp_path / "out" / "YOLO" / "val_anno_list.txt").read_text().count("labels/") == 3
+
+
 def test_run_takes_the_mode(tmp_path: Path) -> None:
     written(tmp_path / "data", sound(tmp_path / "data"))
     keys = {"Global.mode": "check_dataset", "Global.dataset_dir": tmp_path / "data", "Global.output": tmp_path / "out"}

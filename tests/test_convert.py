@@ -14,9 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sodbatch.dataset.convert import convert
+from sodbatch.dataset.coco import read_part
+from sodbatch.dataset.convert import convert, texts
+from sodbatch.dataset.faults import Faults
 from sodbatch.dataset.swap import finish_swap
 from sodbatch.errors import UsageError
+from sodbatch.storage import Storage
 
 Picture = dict[str, Any]
 
@@ -285,3 +288,29 @@ def test_killed_before_any_of_its_renames_the_source_is_whole(
     assert (tmp_path / "train_anno_list.txt.bak").read_bytes() == original
     by_name = sorted(found(tmp_path, "train") + found(tmp_path, "val"), key=lambda picture: str(picture["name"]))
     assert by_name == pictures
+
+
+@pytest.mark.parametrize("kind", ["YOLO", "VOC"])
+def test_coco_goes_to_another_format_and_back(tmp_path: Path, kind: str) -> None:
+    pictures = pictures_of(12)
+    make(tmp_path / "first", "LabelMe", pictures[:8], pictures[8:])
+    convert(str(tmp_path / "first"), "LabelMe", seed=0)
+    faults, storage, second = Faults({}), Storage(), tmp_path / "second"
+    files = {part: str(tmp_path / "first" / "annotations" / f"instance_{part}.json") for part in ("train", "val")}
+    parts = [read_part(part, file, storage, faults) for part, file in files.items()]
+    for path, text in texts(parts, kind):
+        (second / path).parent.mkdir(parents=True, exist_ok=True)
+        (second / path).write_text(text, encoding="utf-8")
+    (second / "images").mkdir()
+    for picture in pictures:
+        (second / "images" / picture["name"]).write_bytes(jpeg(picture["width"], picture["height"]))
+    convert(str(second), kind, seed=0)
+    for part, expected in (("train", pictures[:8]), ("val", pictures[8:])):
+        back = found(second, part)
+        assert [{**picture, "boxes": len(picture["boxes"])} for picture in back] == [
+            {**picture, "boxes": len(picture["boxes"])} for picture in expected
+        ]
+        for picture, other in zip(back, expected):
+            assert [label for label, _ in picture["boxes"]] == [label for label, _ in other["boxes"]]
+            ours, theirs = ([box for _, box in each["boxes"]] for each in (picture, other))
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -172,17 +172,18 @@ class ExportSection(Section):
 
 
 class ConvertSection(Section):
-    """Conversion of other formats to COCO before the check."""
+    """Conversion of other formats to COCO before the check, and of COCO to others after it."""
 
     enable: bool = False
     src_dataset_type: (
         Literal["VOC", "LabelMe", "VOCWithUnlabeled", "LabelMeWithUnlabeled", "YOLO", "VisDrone"] | None
     ) = None
+    dst_dataset_type: Literal["YOLO", "VOC"] | None = None
 
     @model_validator(mode="after")
     def _named(self) -> ConvertSection:
-        if self.enable and self.src_dataset_type is None:
-            raise ValueError("enable = true: expected src_dataset_type beside it")
+        if self.enable and self.src_dataset_type is None and self.dst_dataset_type is None:
+            raise ValueError("enable = true: expected src_dataset_type or dst_dataset_type beside it")
         return self
 
 
