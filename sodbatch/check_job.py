@@ -188,7 +188,7 @@ def _write(
         "done_flag": True,
         "check_pass": faults.errors == 0,
         "attributes": {
-            "num_classes": len({identity for identity, _ in parts[-1].categories}),
+            "num_classes": len(dict(parts[-1].categories or parts[0].categories)),
             "train_samples": len(parts[0].images.ids),
             "train_sample_paths": samples[0],
             "val_samples": len(parts[1].images.ids),

@@ -167,11 +167,16 @@ class Child:
         for _ in range(START_TRIES):
             try:
                 self._wait_until_ready()
-            except ChildDiedError as death:
-                reason = death.reason
+            except ChildDiedError as error:
+                death = error
             else:
                 return self._info
-        raise UsageError(f"{self._name} kills its process when it starts ({reason}, {START_TRIES} times)")
+        if death.from_outside:
+            raise JobError(
+                f"the process of {self._name} was killed from outside when it started ({death.reason}, {START_TRIES} "
+                "times): by a person, or by the system for want of memory; the same command goes on"
+            )
+        raise UsageError(f"{self._name} kills its process when it starts ({death.reason}, {START_TRIES} times)")
 
     def call(self, rows: pa.Table, stall_s: float) -> Iterator[pa.Table]:
         """Yield what the stage makes of rows.

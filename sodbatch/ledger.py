@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sodbatch.errors import JobError
 from sodbatch.ids import PART_NAME, IdSet
-from sodbatch.storage import Storage
+from sodbatch.storage import Storage, display_uri
 from sodbatch.storage.retry import with_retries
 from sodbatch.tables import FAILED, OK, explode_detections, to_parquet
 
@@ -64,7 +65,13 @@ def read_parts(urls: Iterable[str], columns: list[str], storage: Storage) -> Ite
 
     def read(url: str) -> pa.Table:
         data = with_retries(lambda: storage.read_bytes(url, timeout_s=PART_TIMEOUT_S), storage.fetch_section)
-        return pq.ParquetFile(pa.BufferReader(data)).read(columns)
+        try:
+            return pq.ParquetFile(pa.BufferReader(data)).read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise JobError(
+                f"{display_uri(url)} is damaged ({len(data):,} bytes, {str(error).partition('.')[0]}): delete it and "
+                "the file of that name in the other table, and the same command makes its pictures again"
+            ) from error
 
     urls = list(urls)
     with ThreadPoolExecutor(READERS) as pool:

@@ -30,7 +30,7 @@ from sodbatch.record import check_ours, fingerprint_id
 from sodbatch.storage import display_uri, redact
 from sodbatch.summary import count, worst_errors
 from sodbatch.tables import FAILED, OK
-from sodbatch.watch import Failures, Watch
+from sodbatch.watch import Failures, Watch, check_share
 from sodbatch.write import Run, ending_when_full
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ def _finish(job: Job, run: Run, listed: Pending, engine: str, bar: ProgressBar, 
     counted = count(job.output, job.storage)
     if counted["doubles"] or counted["pictures"] != counted[OK] + counted[FAILED]:
         raise JobError(f"the tables do not add up: {counted}; nothing is lost, run the same command again")
+    check_share(counted[FAILED], counted["pictures"], job.config.Predict.max_failure_ratio, counted["errors"])
     _write_companions(job, bar)
     seconds = time.monotonic() - started
     this_run = {

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from sodbatch.ids import IdSet
 from sodbatch.ledger import part_urls, read_parts
-from sodbatch.storage import Storage
+from sodbatch.storage import Storage, printable
 from sodbatch.storage.retry import with_retries
 from sodbatch.tables import FAILED, OK, TIMED_STAGES
 
@@ -97,7 +97,7 @@ def show(output: str, storage: Storage) -> str:
     lines += _block("classes", counted["classes"]) + _block("errors", counted["errors"])
     for row in worst_errors(output, storage, most=5):
         page = "" if row["page_index"] is None else f" page {row['page_index']}"
-        lines.append(f"    {row['error_class']}: {row['uri']}{page}: {row['error_message']}")
+        lines.append(printable(f"    {row['error_class']}: {row['uri']}{page}: {row['error_message']}"))
     return "\n".join(lines)
 
 

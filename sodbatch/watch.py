@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from sodbatch.errors import RunEndedError
 from sodbatch.lease import Lease
@@ -50,6 +51,21 @@ class Failures:
             f"{self._failed:,} of {self._pictures:,} pictures failed ({self._failed / self._pictures:.0%}), more than "
             f"Predict.max_failure_ratio {self._max_ratio:g}: {what}. What is committed stays, and the same command "
             "goes on after it; with --retry-failed it does those that failed again"
+        )
+
+
+def check_share(failed: int, pictures: int, max_ratio: float, errors: Mapping[str, int]) -> None:
+    """Judge all pictures of an output, those of earlier runs too, before it is declared finished.
+
+    Raises:
+        RunEndedError: More than the ratio failed.
+    """
+    if failed > max_ratio * pictures:
+        what = ", ".join(f"{name} {number:,}" for name, number in errors.items())
+        raise RunEndedError(
+            f"{failed:,} of all {pictures:,} pictures of the output failed ({failed / pictures:.0%}), more than "
+            f"Predict.max_failure_ratio {max_ratio:g}: {what}. It is not declared finished; --retry-failed does them "
+            "again, and a higher ratio lets them pass"
         )
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from sodbatch.errors import RunEndedError
 from sodbatch.ids import part_name
-from sodbatch.ledger import FINGERPRINT_KEY
+from sodbatch.ledger import FINGERPRINT_KEY, part_urls, read_parts
 from sodbatch.record import Rank, check_ours
 from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import FAILED, TIMED_STAGES, explode_detections, images_schema, to_parquet
@@ -149,8 +149,28 @@ class Write:
             | {f"sodbatch.{stage}_seconds": f"{value:.3f}" for stage, value in seconds.items()}
         )
         data = to_parquet(images)
-        self._check_ours()
-        self.storage.write_atomic(f"{self.output}/images/{name}", data)
+        try:
+            self._check_ours()
+            self.storage.write_atomic(f"{self.output}/images/{name}", data)
+            self._check_ours()
+        except RunEndedError:
+            self._withdraw(name, set(images["image_id"].to_pylist()))
+            raise
+
+    def _withdraw(self, name: str, image_ids: set[str]) -> None:
+        """Take a part back that came too late: all of its pictures stand in parts of the run that has taken over.
+
+        That run may as well have made a part of the same name, which then stays, or not have come to these pictures; it
+        takes out itself what stands twice when it ends.
+        """
+        images = f"{self.output}/images/{name}"
+        others = [url for url in part_urls(self.output, "images", self.storage) if not url.endswith(f"/{name}")]
+        for rows in read_parts(others, ["image_id"], self.storage):
+            image_ids.difference_update(rows["image_id"].to_pylist())
+        if not image_ids:
+            self.storage.delete(images)
+        if not self.storage.exists(images):
+            self.storage.delete(f"{self.output}/detections/{name}")
 
     def _images(self, rows: pa.Table) -> pa.Table:
         schema = images_schema(self.passthrough)

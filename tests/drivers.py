@@ -160,7 +160,7 @@ class PlainEngine:
 
 
 def _drive(drive: Drive) -> None:
-    predict_job.InlineEngine = PlainEngine  # type: ignore[misc, assignment]
+    predict_job.make_engine = PlainEngine  # type: ignore[assignment]
     _set_traps(drive)
     _set_clock(drive.clock_s)
     with open(drive.log, "a", buffering=1) as log:

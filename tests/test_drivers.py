@@ -142,14 +142,15 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_the_first_ends_rig
     check_complete(tmp_path / "out")
 
 
+@pytest.mark.parametrize("shard_size", [None, 5])
 @pytest.mark.parametrize("at", ["/images/part-", "/detections/part-", "/summary.json"])
 def test_a_driver_that_stood_still_is_taken_over_and_ends_when_it_goes_on(
-    drive: Callable[..., Drive], tmp_path: Path, at: str
+    drive: Callable[..., Drive], tmp_path: Path, at: str, shard_size: int | None
 ) -> None:
     first = drive(Trap(1, signal.SIGSTOP, ("write_atomic", "rename"), at))
     process = first.start()
     until(first.waits)
-    second = drive()
+    second = drive(**({} if shard_size is None else {"Output__shard_size": shard_size}))
     assert second.run() == 3
     assert "it is not: this run takes over" in second.said()
     check_complete(tmp_path / "out")
@@ -201,5 +202,9 @@ def test_too_many_failures_end_a_run_and_say_which_and_the_same_command_goes_on(
     last = drive(**options)
     assert last.run() == 1  # 30 of the last 60, which only the end judges
     assert "30 of 60 pictures failed" in last.said()
-    assert drive(**options).run() == 3  # nothing to do: the tables are finished as they are
+    still = drive(**options)  # nothing to do, but the output as a whole is no better
+    assert still.run() == 1
+    assert "150 of all 300 pictures of the output failed (50%)" in still.said()
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert drive(**options | {"Predict__max_failure_ratio": 0.5}).run() == 3
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == 150

@@ -25,13 +25,15 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     """
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
-        where = problem["loc"][:2]
+        where = problem["loc"]
+        if problem["type"] != "extra_forbidden":
+            where = _key(where)
         key = ".".join(map(str, where))
         if problem["type"] in ("extra_forbidden", "invalid_key"):
             line = unknown_key(where)
         elif problem["type"] == "value_error":
-            section = f"{key}." if key else ""
-            line = section + str(problem["ctx"]["error"])
+            of_section = "properties" in _schema(where)  # then the message begins with the name of a key in it
+            line = (f"{key}{'.' if of_section else ': '}" if key else "") + str(problem["ctx"]["error"])
         else:
             value = _value(raw, where)
             line = f"{key} = {_shown(value)}: expected {allowed(where)}"
@@ -58,6 +60,15 @@ def unknown_key(where: tuple[int | str, ...]) -> str:
 def allowed(where: tuple[int | str, ...]) -> str:
     """Say what a key takes, such as ``a whole number from 1 to 1024``."""
     return _describe(_schema(where))
+
+
+def _key(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the part of a location that names a section or key, without what is inside of its value."""
+    for length in range(1, len(location) + 1):
+        schema = _schema(location[:length])
+        if "properties" not in schema or (length < len(location) and location[length] not in _properties(schema)):
+            return location[:length]
+    return location
 
 
 def _value(raw: Mapping[str, Any], where: tuple[int | str, ...]) -> Any:

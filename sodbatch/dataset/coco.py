@@ -72,6 +72,7 @@ class Part:
         file: What messages call the file.
         images, boxes: The records.
         categories: Id and name of each, in the file's order.
+        whole: The file could be read to its end.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Part:
     images: Images
     boxes: Boxes
     categories: list[tuple[int, str]]
+    whole: bool
 
 
 def read_part(name: str, url: str, storage: Storage, faults: Faults) -> Part:
@@ -97,6 +99,7 @@ def read_part(name: str, url: str, storage: Storage, faults: Faults) -> Part:
     try:
         with storage.open(url) as file:
             reader.read(JsonStream(file))
+            reader.whole = True
     except FileNotFoundError:
         faults.add("json_invalid", name, reader.file, None, "there is no such file")
     except PermissionError as error:
@@ -115,6 +118,7 @@ class _Reader:
         self._images: list[Images] = []
         self._boxes: list[Boxes] = []
         self._categories: list[tuple[int, str]] = []
+        self.whole = False
 
     def read(self, json: JsonStream) -> None:
         takers = {"images": self._take_images, "annotations": self._take_boxes, "categories": self._take_categories}
@@ -146,6 +150,7 @@ class _Reader:
             ),
             Boxes(*(np.concatenate([getattr(each, field) for each in boxes]) for field in Boxes.__dataclass_fields__)),
             self._categories,
+            self.whole,
         )
 
     def _take_images(self, chunk: list[Any], start: int) -> None:

@@ -144,7 +144,7 @@ def check_names(parts: list[Part], listed: set[str], faults: Faults, *, decoded:
         decoded: The pictures are read too, which tells which are missing.
     """
     named = {name for part in parts for name in part.images.names}
-    for name in sorted(listed - named):
+    for name in sorted(listed - named) if all(part.whole for part in parts) else ():
         faults.add("picture_unlisted", "both", f"images/{name}", None, "stands in no part")
     for part in () if decoded else parts:
         rows = [row for row, name in enumerate(part.images.names) if name not in listed and not unsafe(name)]

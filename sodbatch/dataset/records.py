@@ -56,7 +56,7 @@ def rows_of(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int
 def _check_part(part: Part, faults: Faults) -> None:
     images, boxes = part.images, part.boxes
     for what, count in (("images", len(images.ids)), ("annotations", len(boxes.ids))):
-        if not count:
+        if not count and part.whole:
             faults.add("part_empty", part.name, part.file, None, f"it has no {what}")
     _check_duplicates(part, faults)
     for index, name in enumerate(images.names):

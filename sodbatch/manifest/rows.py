@@ -75,7 +75,7 @@ class Rows:
             others: The columns that pass through; URLs in text lose their secrets.
         """
         blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(paths), ""), True)
-        sources = self._resolve(pc.if_else(blank, "", paths), blank)
+        sources = self._resolve(_without_margin(pc.if_else(blank, "", paths)), blank)
         uris = display_column(sources)
         if blank.true_count:
             numbers = pa.array(range(first_row, first_row + len(paths))).filter(blank).cast(pa.string())
@@ -83,7 +83,7 @@ class Rows:
             uris = pc.replace_with_mask(uris, blank, marks)
         schema = pa.schema([*SOURCE_SCHEMA, *(field for field, _ in others)])
         etags = pa.nulls(len(paths), pa.string())
-        passed = [redact_column(values) if field.type == pa.string() else values for field, values in others]
+        passed = [redact_column(values) for _, values in others]
         return pa.table([sources, uris, etags, *passed], schema=schema)
 
     def _resolve(self, paths: pa.Array, blank: pa.Array) -> pa.Array:
@@ -96,6 +96,12 @@ class Rows:
         else:
             joined = pc.binary_join_element_wise(self.base.rstrip("/"), chosen, "/")
         return pc.replace_with_mask(paths, relative, joined)
+
+
+def _without_margin(paths: pa.Array) -> pa.Array:
+    """Take the blanks before and after URLs away, as CSV has them after commas; of a path they may be part."""
+    urls = pc.match_substring_regex(paths, r"^\s+[A-Za-z][A-Za-z0-9+.\-]*://|^[A-Za-z][A-Za-z0-9+.\-]*://.*\s$")
+    return pc.if_else(urls, pc.utf8_trim_whitespace(paths), paths) if urls.true_count else paths
 
 
 def cannot_read(name: str, error: Exception) -> UsageError:

@@ -138,7 +138,11 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
     labels = config.get("label_list")
     if not isinstance(labels, list) or not labels:
         raise UsageError(f"label_list is {labels!r}, expected a list of class names")
-    return tuple(str(label) for label in labels)
+    names = tuple(str(label) for label in labels)
+    for name in names:
+        if not name.isprintable():
+            raise UsageError(f"label_list has {name!r}, expected names without line breaks and control characters")
+    return names
 
 
 def _draw_threshold(config: dict[str, Any]) -> float:

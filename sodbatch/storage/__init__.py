@@ -11,6 +11,7 @@ from sodbatch.storage.uris import (
     is_s3,
     local_path,
     local_source,
+    printable,
     redact,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "is_s3",
     "local_path",
     "local_source",
+    "printable",
     "redact",
 ]

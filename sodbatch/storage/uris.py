@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import pyarrow as pa
@@ -234,9 +235,38 @@ def identity_column(sources: pa.Array | pa.ChunkedArray, uris: pa.Array | pa.Chu
 
 
 def redact_column(values: pa.Array) -> pa.Array:
-    """Return ``redact`` of every string that may hold a URL with a secret; the others, and nulls, as they are."""
+    """Return ``redact`` of every text that may hold a URL with a secret, also inside of lists and records and in
+    bytes; all else, and nulls, as it is."""
+    if values.type != pa.string():
+        return _redact_others(values)
     mask = pc.fill_null(pc.match_substring_regex(values, _SUSPECT_URL), False)
     return _map_where(mask, redact, values, otherwise=values)
+
+
+def _redact_others(values: pa.Array) -> pa.Array:
+    if pa.types.is_primitive(values.type) or pa.types.is_null(values.type):
+        return values
+    found = values.to_pylist()
+    clean = [_redacted(value) for value in found]
+    return pa.array(clean, values.type) if clean != found else values
+
+
+def _redacted(value: Any) -> Any:
+    """Redact every text in a value, however deep."""
+    if isinstance(value, str):
+        return redact(value) if "://" in value else value
+    if isinstance(value, bytes):
+        return redact(value.decode("latin-1")).encode("latin-1") if b"://" in value else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_redacted, value))
+    if isinstance(value, dict):
+        return {key: _redacted(each) for key, each in value.items()}
+    return value
+
+
+def printable(text: str) -> str:
+    """Return text in one line for a terminal: what a hostile name could do to that is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
