@@ -115,6 +115,14 @@ class KilledSpec(DeadlySpec):
     how = "KILL"
 
 
+class KilledWhenLoadedSpec(InferSpec):
+    """A model during whose loading somebody kills the process."""
+
+    def create(self) -> tuple[Infer, str]:
+        die("KILL")
+        raise AssertionError
+
+
 class UnloadableSpec(InferSpec):
     """A model that kills its process while it is loaded."""
 

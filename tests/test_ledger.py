@@ -9,7 +9,7 @@ import pytest
 from fakes import inferred_rows
 from fixtures_lease import FIELDS, claim
 
-from sodbatch.errors import RunEndedError
+from sodbatch.errors import JobError, RunEndedError
 from sodbatch.ids import digest, image_id
 from sodbatch.ledger import read_ledger, settle
 from sodbatch.record import fingerprint_id
@@ -179,3 +179,11 @@ def test_the_count_sees_doubles(tmp_path: Path) -> None:
     commit(tmp_path, inferred_rows([A, B]))
     commit(tmp_path, inferred_rows([A]))
     assert count(str(tmp_path), Storage())["doubles"] == 1
+
+
+def test_a_damaged_part_is_named_with_what_to_do(tmp_path: Path) -> None:
+    commit(tmp_path, inferred_rows([A, B]))
+    [part] = (tmp_path / "images").iterdir()
+    part.write_bytes(part.read_bytes()[:500])
+    with pytest.raises(JobError, match=rf"{part.name} is damaged \(500 bytes, .*delete it and the file of that name"):
+        read_ledger(str(tmp_path), FINGERPRINT, Storage())

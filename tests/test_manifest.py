@@ -95,6 +95,13 @@ def test_a_list_keeps_its_order_and_its_repeats(tmp_path: Path) -> None:
     assert open_manifest([b, a], STORAGE).count_hint() == 2
 
 
+def test_blanks_around_a_url_are_none_of_it_but_those_of_a_path_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", f"site,image\n1, {SIGNED} \n2, s3://b/k.jpg\n3, /a b .jpg\n")
+    rows = rows_of(open_manifest(path, STORAGE))
+    assert [row["source"] for row in rows] == [SIGNED, "s3://b/k.jpg", f"{tmp_path}/ /a b .jpg"]
+    assert rows[0]["uri"] == "https://h.example/a.jpg"
+
+
 def test_urls_are_pictures_and_show_no_secret() -> None:
     url = "https://user:pw@host/a.jpg?X-Amz-Signature=planted"
     assert rows_of(open_manifest([url, "http://host/get?id=1"], STORAGE)) == [
@@ -292,6 +299,24 @@ def test_relative_paths_are_beside_the_manifest(tmp_path: Path, monkeypatch: pyt
     path = write(tmp_path / "lists" / "m.txt", "img/a.jpg\nimg/b.jpg\n")
     monkeypatch.chdir(tmp_path)
     assert sources(path) == [f"{tmp_path}/lists/img/a.jpg", f"{tmp_path}/lists/img/b.jpg"]
+
+
+SIGNED = "https://h.example/a.jpg?X-Amz-Credential=AKIAEXAMPLE&X-Amz-Signature=0123456789abcdef"
+
+
+def test_a_url_inside_of_a_list_a_record_or_bytes_shows_no_secret(tmp_path: Path) -> None:
+    columns = {
+        "path": ["/a.jpg"],
+        "list": [[SIGNED, None]],
+        "record": [{"url": SIGNED, "n": 1}],
+        "bytes": [SIGNED.encode()],
+        "raw": [b"\xff\x00"],
+        "large": pa.array([SIGNED], pa.large_string()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    [row] = rows_of(open_manifest(str(tmp_path / "m.parquet"), STORAGE))
+    assert "0123456789abcdef" not in repr(row) and "AKIAEXAMPLE" not in repr(row)
+    assert (row["list"][1], row["record"]["n"], row["raw"]) == (None, 1, b"\xff\x00")
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "jsonl", "parquet"])

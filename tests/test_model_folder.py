@@ -148,6 +148,8 @@ def test_a_graph_of_free_input_size_fits_any_preprocess(make_folder):
     [
         ({"label_list": []}, "label_list"),
         ({"label_list": "car"}, "label_list"),
+        ({"label_list": ["car", "bus\n_SUCCESS"]}, "without line breaks and control characters"),
+        ({"label_list": ["\x1b[31mcar"]}, "without line breaks and control characters"),
         ({"draw_threshold": 2}, "draw_threshold is 2"),
         ({"draw_threshold": float("nan")}, "draw_threshold is nan"),
         ({"draw_threshold": True}, "draw_threshold is True"),

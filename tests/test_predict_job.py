@@ -217,7 +217,7 @@ def test_failed_pictures_are_redone_though_the_engine_gives_up_once(
     manifest = listed(tmp_path, [str(pictures / "scene_00.jpg"), str(pictures / "late.jpg")])
     assert job(manifest) == 3
     cv2.imwrite(str(pictures / "late.jpg"), scene(50))
-    monkeypatch.setattr(predict_job, "InlineEngine", failing)
+    monkeypatch.setattr(predict_job, "make_engine", failing)
     assert job(manifest, Predict__retry_failed=True) == 0
     assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
     assert summary_of(tmp_path / "out")["this_run"]["done"] == 1
@@ -233,7 +233,7 @@ class NeverWorks(InlineEngine):
 def test_an_engine_that_never_works_ends_in_an_error_that_says_why(
     job: Runner, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_job, "InlineEngine", NeverWorks)
+    monkeypatch.setattr(predict_job, "make_engine", NeverWorks)
     with pytest.raises(JobError, match="10 inputs could not be committed .* no machine is left"):
         job(pictures)
     assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -16,6 +16,7 @@ from deadly import (
     DeadlySpec,
     HangingSpec,
     KilledSpec,
+    KilledWhenLoadedSpec,
     UnloadableSpec,
     mark,
 )
@@ -247,6 +248,13 @@ def test_a_model_that_kills_its_process_when_it_is_loaded_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="kills its process when it starts .SIGSEGV"):
         isolated_infer(UnloadableSpec)(loaded(tmp_path, [50]))
+
+
+def test_who_kills_from_outside_is_told_from_a_model_that_does(
+    tmp_path: Path, isolated_infer: Callable[..., IsolatedInfer]
+) -> None:
+    with pytest.raises(JobError, match="was killed from outside when it started .SIGKILL, 4 times"):
+        isolated_infer(KilledWhenLoadedSpec)(loaded(tmp_path, [50]))
 
 
 def test_a_model_that_cannot_be_loaded_says_why(
