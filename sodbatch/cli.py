@@ -102,7 +102,9 @@ def predict(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."),
+        typer.Option(
+            "--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do the failed pictures again too. Sets Predict.retry_failed.")
@@ -170,7 +172,9 @@ def check_dataset(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."),
+        typer.Option(
+            "--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."
+        ),
     ] = None,
 ) -> int:
     """Check a data set: every record of its annotations, and every picture.

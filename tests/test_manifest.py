@@ -95,6 +95,19 @@ def test_a_list_keeps_its_order_and_its_repeats(tmp_path: Path) -> None:
     assert open_manifest([b, a], STORAGE).count_hint() == 2
 
 
+@pytest.mark.parametrize("column", ["path", "note"])
+def test_a_small_parquet_file_that_unpacks_to_much_is_read_in_small_tables(tmp_path: Path, column: str) -> None:
+    rows = 20_000
+    columns = {"path": [f"/{i}.jpg" for i in range(rows)], column: ["x" * 40_000] * rows}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert (tmp_path / "m.parquet").stat().st_size < 2**20
+    count = 0
+    for table in open_manifest(str(tmp_path / "m.parquet"), STORAGE).tables():
+        count += len(table)
+        assert table.nbytes < 100 * 2**20
+    assert count == rows
+
+
 def test_blanks_around_a_url_are_none_of_it_but_those_of_a_path_are(tmp_path: Path) -> None:
     path = write(tmp_path / "m.csv", f"site,image\n1, {SIGNED} \n2, s3://b/k.jpg\n3, /a b .jpg\n")
     rows = rows_of(open_manifest(path, STORAGE))

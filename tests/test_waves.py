@@ -71,6 +71,12 @@ def test_a_wave_is_cut_without_losing_a_row(rows: int, size: int) -> None:
     assert all(len(block) <= size for block in blocks)
 
 
+def test_a_wave_of_wide_rows_ends_at_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_WAVE_BYTES", 800)  # of rows of 8 bytes
+    waves = list(engine.waves(tables([10] * 45), ROWS))
+    assert [len(wave) for wave in waves] == [100, 100, 100, 100, 50]
+
+
 def test_a_slow_listing_does_not_keep_the_first_wave_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "WAVE_SECONDS", 0.05)
     go_on = threading.Event()

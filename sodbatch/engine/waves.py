@@ -19,6 +19,9 @@ MOST_WAVE_ROWS = 4_000_000
 """Most inputs of one wave, whatever the pool: at some 140 bytes a row without the manifest's own columns, held twice in
 the driver and once in the object store, that is 1.1 GB and 0.6 GB."""
 
+MOST_WAVE_BYTES = 2**30
+"""Bytes at which a wave is large enough, however few its rows: the manifest's own columns may be wide."""
+
 WORK_SECONDS = 600
 """How long a wave is to last at least, as far as memory allows, since each starts the actors anew."""
 
@@ -113,7 +116,8 @@ def _next_wave(tables: queue.Queue[pa.Table | BaseException | None], most_rows: 
     """Take what has been listed, until there is enough or it has taken long enough."""
     wave: list[pa.Table] = []
     deadline: float | None = None
-    while sum(map(len, wave)) < most_rows:
+    rows = size = 0
+    while rows < most_rows and size < MOST_WAVE_BYTES:
         try:
             item = tables.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -123,5 +127,6 @@ def _next_wave(tables: queue.Queue[pa.Table | BaseException | None], most_rows: 
         if item is None:
             return wave, True
         wave.append(item)
+        rows, size = rows + len(item), size + item.nbytes
         deadline = deadline or time.monotonic() + WAVE_SECONDS
     return wave, False

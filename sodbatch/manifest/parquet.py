@@ -25,6 +25,12 @@ from sodbatch.storage import Storage, display_uri
 
 _FOOTER_THREADS = 16
 
+STEP_ROWS = 500
+"""Rows that are unpacked at once: what they take is not known before."""
+
+TABLE_BYTES = 4 * 2**20
+"""Bytes at which a table is large enough, however few its rows."""
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -99,8 +105,16 @@ class ParquetManifest:
         return _Part(url, rows, pa.schema(fields), partitions)
 
     def _batches(self, part: _Part, rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield batches of at most about ``rows`` rows and :data:`TABLE_BYTES`, whatever the file unpacks to."""
         with self._storage.open(part.url) as file:
-            yield from pq.ParquetFile(file).iter_batches(batch_size=rows)
+            waiting: list[pa.RecordBatch] = []
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=min(rows, STEP_ROWS)):
+                waiting.append(batch)
+                if sum(map(len, waiting)) >= rows or sum(each.nbytes for each in waiting) >= TABLE_BYTES:
+                    yield pa.concat_batches(waiting)
+                    waiting = []
+            if waiting:
+                yield pa.concat_batches(waiting)
 
     def _first_paths(self) -> list[str]:
         for part in self._parts:
