@@ -6,9 +6,10 @@ python -m benchmarks.annotations TRAIN VAL
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
 import time
+from pathlib import Path
 
 from sodbatch.dataset.coco import read_part
 from sodbatch.dataset.faults import Faults
@@ -23,8 +24,8 @@ def main() -> None:
     storage = Storage()
     parts = [read_part(name, file, storage, faults) for name, file in zip(("train", "val"), sys.argv[1:])]
     check_records(parts, faults)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": time.perf_counter() - started, "peak": peak, "faults": faults.counts}))
+    [peak] = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    print(json.dumps({"seconds": time.perf_counter() - started, "peak": int(peak) / 1024, "faults": faults.counts}))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from sodbatch.decode.headers import read_header
 CLASSES = 10
 SHARES = {"train": 0.9, "val": 0.1}
 PYCOCOTOOLS = """
-import json, resource, sys, time
+import json, re, sys, time
 from pycocotools.coco import COCO
 started = time.perf_counter()
 kept = [COCO(name) for name in sys.argv[1:]]
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = int(re.findall(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[0]) / 1024
 print(json.dumps({"seconds": time.perf_counter() - started, "peak": peak}))
 """
 

@@ -42,6 +42,9 @@ INSPECTED = pa.schema(
 ROWS = 256
 """Pictures in one table of pending rows: some seconds of work."""
 
+BLOCK_ROWS = 16
+"""Pictures in one table of results: what is done again when a picture kills its process."""
+
 
 @dataclass(frozen=True)
 class Inspect:
@@ -56,21 +59,25 @@ class Inspect:
     limits: LimitsSection
 
     def __call__(self, pending: pa.Table, in_hand: InHand = UNWATCHED) -> Iterator[pa.Table]:
-        """Yield a table of :data:`INSPECTED`, a row for each pending one."""
+        """Yield tables of :data:`INSPECTED`, a row for each pending one."""
         rows = pending.select(["source", "input_id", "number"]).to_pylist()
         fetched = self.fetcher.fetch_all([row["source"] for row in rows])
+        block: list[dict[str, object]] = []
         for index, row in enumerate(rows):
             in_hand.fetching(index)
             data = next(fetched)
             in_hand.decoding(index)
-            yield self._row(row["input_id"], row["number"], data)
+            block.append(self._row(row["input_id"], row["number"], data))
+            if len(block) == BLOCK_ROWS or index == len(rows) - 1:
+                yield pa.Table.from_pylist(block, schema=INSPECTED)
+                block = []
 
     def failed(self, row: pa.Table, page_index: int | None, page_count: int, error: PictureError) -> pa.Table:
         """Return what is yielded for a pending row that cannot be inspected."""
         [values] = row.select(["input_id", "number"]).to_pylist()
-        return self._row(values["input_id"], values["number"], error)
+        return pa.Table.from_pylist([self._row(values["input_id"], values["number"], error)], schema=INSPECTED)
 
-    def _row(self, input_id: str, number: int, data: bytes | PictureError) -> pa.Table:
+    def _row(self, input_id: str, number: int, data: bytes | PictureError) -> dict[str, object]:
         found: dict[str, object] = {"input_id": input_id, "page_count": 1, "number": number}
         error = data if isinstance(data, PictureError) else None
         if not isinstance(data, PictureError):
@@ -82,7 +89,7 @@ class Inspect:
                 found["height"], found["width"] = page.image.shape[:2]
         if error is not None:
             found["error_class"], found["error_message"] = error.error_class.value, error.message
-        return pa.Table.from_pylist([found], schema=INSPECTED)
+        return found
 
 
 def pending_pictures(parts: list[Part], folder: str, rows: int = ROWS) -> Iterator[pa.Table]:

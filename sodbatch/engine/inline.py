@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from queue import SimpleQueue
 
 import pyarrow as pa
 
@@ -47,9 +49,22 @@ class InlineEngine:
 
     def read(self, stage: Loads, stall_s: float, pending: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """See :meth:`sodbatch.engine.pipeline.Engine.read`."""
-        with closing(IsolatedLoad(stage, stall_s)) as isolated:
-            for rows in pending:
-                yield from isolated(rows)
+        free: SimpleQueue[IsolatedLoad] = SimpleQueue()
+
+        def read(rows: pa.Table) -> list[pa.Table]:
+            isolated = free.get()
+            try:
+                return list(isolated(rows))
+            finally:
+                free.put(isolated)
+
+        with ExitStack() as held, ThreadPoolExecutor(self.actors.threads) as pool:
+            for _ in range(self.actors.threads):
+                isolated = IsolatedLoad(stage, stall_s)
+                held.callback(isolated.close)
+                free.put(isolated)
+            for tables in pool.map(read, pending):
+                yield from tables
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
         """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
