@@ -141,7 +141,7 @@ def dataset_root(dataset_dir: str | None, storage: Storage) -> str:
         return str(found[0].parent)
     raise UsageError(
         f"Global.dataset_dir = {path}: expected the folders images/ and annotations/ in it, "
-        f"found {len(found)} folders images/ below it"
+        f"or one folder below it that has them; found {len(found)} such folders"
     )
 
 

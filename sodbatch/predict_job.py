@@ -68,7 +68,11 @@ def _run(config: Config, dry_run: bool, console: Console, pace: Pace) -> int:
     started = time.monotonic()
     job = resolve(config)
     if job.folder.model_name != config.Global.model:
-        log.warning("Global.model is %s, the model folder holds %s", config.Global.model, job.folder.model_name)
+        log.warning(
+            "the model folder holds %s, which is used, and Global.model says %s",
+            job.folder.model_name,
+            config.Global.model,
+        )
     if dry_run:
         _print_plan(job, console)
         return 0

@@ -384,3 +384,22 @@ def test_other_kernel_options_are_refused() -> None:
 )
 def test_the_output_has_no_slash_at_its_end(given: str, output: str) -> None:
     assert load_config(overrides=[f"Global.output={given}"]).Global.output == output
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "CheckDataset.convert.src_dataset_type=KITTI",
+            "CheckDataset.convert.src_dataset_type = 'KITTI': expected one of VOC,",
+        ),
+        ("CheckDataset.split.group_pattern=^(a", "CheckDataset.split.group_pattern: '^(a' is no regular expression"),
+        ("CheckDataset.split.percent=3", "CheckDataset.split.percent: no such key"),
+        ("CheckDataset.convert.enable=true", "CheckDataset.convert.enable = true: expected src_dataset_type"),
+        ("CheckDataset.rules={boxtiny: off}", "CheckDataset.rules: boxtiny: no such rule"),
+    ],
+)
+def test_keys_of_a_section_in_a_section_are_named_whole(override: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config(None, [override])
+    assert message in str(error.value)

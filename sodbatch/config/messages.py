@@ -25,11 +25,10 @@ def explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
     """
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
-        where = problem["loc"]
-        if problem["type"] != "extra_forbidden":
-            where = _key(where)
+        unknown = problem["type"] in ("extra_forbidden", "invalid_key")
+        where = tuple(part for part in problem["loc"] if part != "[key]") if unknown else _key(problem["loc"])
         key = ".".join(map(str, where))
-        if problem["type"] in ("extra_forbidden", "invalid_key"):
+        if unknown:
             line = unknown_key(where)
         elif problem["type"] == "value_error":
             of_section = "properties" in _schema(where)  # then the message begins with the name of a key in it

@@ -13,6 +13,7 @@ from sodbatch.errors import UsageError
 from sodbatch.model.archive import MAX_BYTES, MODEL_FILES
 from sodbatch.model.download import download_model
 from sodbatch.model.folder import ModelFolder, open_model_folder
+from sodbatch.model.spec import SPECS
 from sodbatch.storage import FileInfo, Storage, display_uri, local_path, redact
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ def find_model(model_name: str, model_dir: str | None, storage: Storage) -> Mode
     Raises:
         UsageError: If there is no such model, or it is incomplete.
     """
+    if model_dir is None and model_name not in SPECS:
+        raise UsageError(
+            f"there is no official model {model_name!r}: expected one of {', '.join(SPECS)}, or a model_dir"
+        )
     if model_dir is None:
         return open_model_folder(download_model(model_name))
     path = local_path(model_dir)
