@@ -54,7 +54,7 @@ def _compare(
             score_tolerance=score,
             box_tolerance=box,
             keep_top_k=sys.maxsize,
-            score_floor=-1.0,  # every box counts, also one just over the threshold
+            score_floor=THRESHOLD,  # of a box that scores just this, the last bit decides: PaddleX's own modes differ
         )
     return total
 
