@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 
 from sodbatch.config import FetchSection
 from sodbatch.errors import UsageError
+from sodbatch.ledger import Ledger
 from sodbatch.manifest import Manifest, open_manifest
 from sodbatch.manifest.pictures import literal_folder
+from sodbatch.pending import Pending
 from sodbatch.storage import Storage
 from sodbatch.storage.uris import identity
 from sodbatch.tables import RESERVED_COLUMNS
@@ -106,6 +108,17 @@ def test_a_small_parquet_file_that_unpacks_to_much_is_read_in_small_tables(tmp_p
         count += len(table)
         assert table.nbytes < 100 * 2**20
     assert count == rows
+
+
+@pytest.mark.parametrize("start", ["https:/", "//", "'https://", "", "blob:https://"])
+def test_a_url_that_is_taken_for_a_path_shows_no_signature_and_stays_a_picture_of_its_own(
+    tmp_path: Path, start: str
+) -> None:
+    urls = [SIGNED.replace("https://", start).replace("0123", f"{i:04d}") for i in range(2)]
+    manifest = open_manifest(write(tmp_path / "m.txt", "".join(f"{url}\n" for url in urls)), STORAGE)
+    rows = next(iter(Pending(manifest, Ledger()).tables())).to_pylist()
+    assert len({row["input_id"] for row in rows}) == 2
+    assert all("X-Amz" not in row["uri"] and "a.jpg" in row["uri"] for row in rows)
 
 
 def test_blanks_around_a_url_are_none_of_it_but_those_of_a_path_are(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def display_uri(source: str) -> str:
     """
     path = local_path(source)
     if path is not None:
-        return local_source(path)
+        return _SIGNED_QUERY.sub("", local_source(path))  # a URL that is not written as one is taken for a path
     return "::".join(_display_link(link) for link in _CHAIN.split(source))
 
 
@@ -180,8 +180,8 @@ def identity(source: str) -> str:
     That is an object's version, and for http(s) a user without password and the query parameters that grant
     nothing: ``http://x/get?id=5`` and ``?id=6`` are two pictures, two presigned URLs of one object are one.
     """
-    if local_path(source) is not None:
-        return display_uri(source)
+    if (path := local_path(source)) is not None:
+        return local_source(path)
     return "::".join(_identity_link(link) for link in _CHAIN.split(source))
 
 
