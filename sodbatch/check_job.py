@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,20 @@ from sodbatch.dataset.pictures import (
     check_pictures,
     list_pictures,
     pending_pictures,
+    unreadable,
 )
-from sodbatch.dataset.records import check_records
+from sodbatch.dataset.records import check_records, unsafe
 from sodbatch.dataset.rules import RULES
 from sodbatch.dataset.split import Division, split
 from sodbatch.dataset.swap import finish_swap
 from sodbatch.engine import make_engine
-from sodbatch.errors import UsageError
+from sodbatch.errors import JobError, UsageError
 from sodbatch.fetch import Fetcher
 from sodbatch.manifest.pictures import SUFFIXES
 from sodbatch.progress import ProgressBar
-from sodbatch.storage import Storage, display_uri, local_path
+from sodbatch.storage import Storage, display_uri, local_path, printable
 from sodbatch.storage.retry import MAX_PAUSE_S
 from sodbatch.tables import to_parquet
-
-log = logging.getLogger(__name__)
 
 PASSED, NOT_PASSED = 0, 4
 """Exit codes."""
@@ -80,14 +79,19 @@ def run(config: Config, *, console: Console | None = None) -> int:
         _change(config, folder, bar)
         parts = [read_part(name, f"{folder}/annotations/instance_{name}.json", storage, faults) for name in PARTS]
         check_records(parts, faults)
+        inspected = INSPECTED.empty_table()
         if config.CheckDataset.decode:
-            check_pictures(parts, _inspected(config, parts, folder, storage, bar), faults)
+            inspected = _inspected(config, parts, folder, storage, bar)
+            check_pictures(parts, inspected, faults)
         if not config.CheckDataset.decode or faults.wants("picture_unlisted"):
             check_names(parts, list_pictures(folder, storage, SUFFIXES), faults, decoded=config.CheckDataset.decode)
         bar.say("drawing and writing")
-        result = _write(config, parts, folder, faults, storage, time.monotonic() - started)
+        table = faults.table()
+        fetcher = Fetcher(storage, config.Fetch, config.Limits)
+        pictures = Pictures(folder, fetcher, config.Limits, unreadable(parts, inspected))
+        result = _write(config, parts, pictures, faults, table, storage, time.monotonic() - started)
         _write_converted(config, parts, faults, storage, bar)
-    _print(result, faults, output, console)
+    _print(result, faults, table, output, console)
     return PASSED if result["check_pass"] else NOT_PASSED
 
 
@@ -101,17 +105,18 @@ def _refuse_changes_on_a_store(config: Config) -> None:
 
 def _change(config: Config, folder: str, bar: ProgressBar) -> None:
     """Convert and divide the data set where that is asked for; a swap that was interrupted is finished in any case."""
-    if local_path(folder) is not None and finish_swap(folder):
-        bar.say("the change of the data set that was interrupted has been finished; it is not made again")
-        return
-    if (kind := config.CheckDataset.convert.src_dataset_type) and config.CheckDataset.convert.enable:
+    finished = finish_swap(folder) if local_path(folder) is not None else None
+    if finished is not None:
+        bar.say(f"the {finished} of the data set that was interrupted has been finished; it is not made again")
+    kind = config.CheckDataset.convert.src_dataset_type
+    if config.CheckDataset.convert.enable and kind is not None and finished is None:
         converted = convert(folder, kind, config.CheckDataset.split.seed, config.Limits)
         train, val = (converted.pictures[part] for part in PARTS)
         bar.say(f"converted from {kind}: {train:,} pictures in train, {val:,} in val")
         for note, number in converted.notes.items():
             bar.say(f"{number:,} {note}")
     section = config.CheckDataset.split
-    if not section.enable or section.train_percent is None:
+    if not section.enable or section.train_percent is None or finished == "split":
         return
     division = Division(section.train_percent, section.seed, section.balance, section.group_pattern)
     train, val = split(folder, division)
@@ -150,7 +155,8 @@ def _inspected(config: Config, parts: list[Part], folder: str, storage: Storage,
     inspect = Inspect(Fetcher(storage, config.Fetch, config.Limits), config.Limits)
     fetch = config.Fetch
     stall_s = (fetch.retries + 1) * (fetch.timeout_s + MAX_PAUSE_S) + config.Limits.max_seconds
-    bar.expect(sum(len(part.images.ids) for part in parts))
+    expected = sum(not unsafe(name) for part in parts for name in part.images.names)
+    bar.expect(expected)
     tables: list[pa.Table] = [INSPECTED.empty_table()]
     on_cpus = config.model_copy(update={"Global": config.Global.model_copy(update={"device": "cpu"})})
     with make_engine(on_cpus) as engine:
@@ -158,16 +164,25 @@ def _inspected(config: Config, parts: list[Part], folder: str, storage: Storage,
         for table in engine.read(inspect, stall_s, pending_pictures(parts, folder)):
             tables.append(table)
             bar.advance(len(table))
-    return pa.concat_tables(tables)
+    inspected = pa.concat_tables(tables)
+    if not len(inspected) == len(inspected["number"].unique()) == expected:
+        raise JobError(
+            f"{expected:,} pictures were to be read, {len(inspected):,} rows came back; run the same command again"
+        )
+    return inspected
 
 
 def _write(
-    config: Config, parts: list[Part], folder: str, faults: Faults, storage: Storage, seconds: float
+    config: Config,
+    parts: list[Part],
+    pictures: Pictures,
+    faults: Faults,
+    table: pa.Table,
+    storage: Storage,
+    seconds: float,
 ) -> dict[str, Any]:
     """Write pictures, charts and the report, and last the result."""
     output, check = config.Global.output, f"{config.Global.output}/check_dataset"
-    pictures = Pictures(folder, Fetcher(storage, config.Fetch, config.Limits), config.Limits)
-    table = faults.table()
     samples: list[list[str]] = []
     count = DEMO_PICTURES
     for part in parts:
@@ -195,7 +210,7 @@ def _write(
             "val_sample_paths": samples[1],
         },
         "analysis": {"histogram": "check_dataset/histogram.png"},
-        "dataset_path": folder.rstrip("/").rpartition("/")[2],
+        "dataset_path": pictures.folder.rstrip("/").rpartition("/")[2],
         "show_type": "image",
         "dataset_type": "COCODetDataset",
         "summary": _summary(config, parts, faults, seconds),
@@ -231,20 +246,25 @@ def _summary(config: Config, parts: list[Part], faults: Faults, seconds: float) 
             part.name: {
                 "images": len(part.images.ids),
                 "annotations": len(part.boxes.ids),
-                "classes": {
-                    name: charts.class_counts(part)[identity] for identity, name in dict(part.categories).items()
-                },
+                "classes": _counts_by_name(part),
             }
             for part in parts
         },
     }
 
 
-def _print(result: dict[str, Any], faults: Faults, output: str, console: Console) -> None:
+def _counts_by_name(part: Part) -> dict[str, int]:
+    counts, named = charts.class_counts(part), Counter[str]()
+    for identity, name in dict(part.categories).items():
+        named[name] += counts[identity]
+    return dict(named)
+
+
+def _print(result: dict[str, Any], faults: Faults, table: pa.Table, output: str, console: Console) -> None:
     lines = []
-    for fault in faults.table().slice(0, PRINTED).to_pylist():
+    for fault in table.slice(0, PRINTED).to_pylist():
         where = ", ".join(filter(None, (fault["part"], fault["file"], fault["record"])))
-        lines.append(f"{fault['severity']}: {fault['rule']}: {where}: {fault['detail']}")
+        lines.append(printable(f"{fault['severity']}: {fault['rule']}: {where}: {fault['detail']}"))
     total = faults.counts.total()
     if total > PRINTED:
         lines.append(f"... and {total - PRINTED:,} more")

@@ -91,7 +91,7 @@ def read_ledger(output: str, fingerprint: str, storage: Storage, *, redo_failed_
     ledger = Ledger()
     columns = ["input_id", "page_index", "page_count", "status", "attempt"]
     for rows in read_parts(part_urls(output, "images", storage), columns, storage):
-        if _is_stray(rows, fingerprint):
+        if is_stray(rows, fingerprint):
             continue
         rows = rows.filter(pc.or_(pc.equal(rows["status"], OK), pc.greater_equal(rows["attempt"], redo_failed_before)))
         single = pc.is_null(rows["page_index"])
@@ -115,7 +115,8 @@ def _add_pages(ledger: Ledger, pages: pa.Table) -> None:
         document.pages.add(row["page_index"])
 
 
-def _is_stray(rows: pa.Table, fingerprint: str) -> bool:
+def is_stray(rows: pa.Table, fingerprint: str) -> bool:
+    """Tell whether a part of ``images`` is that of a run of another fingerprint, and so no part of the tables."""
     return (rows.schema.metadata or {}).get(FINGERPRINT_KEY.encode()) != fingerprint.encode()
 
 
@@ -230,7 +231,7 @@ def _suspects(images: list[str], fingerprint: str, storage: Storage) -> _Suspect
     boxes: dict[str, int] = {}
     columns = ["image_id", "page_index", "status", "num_detections"]
     for url, rows in zip(images, read_parts(images, columns, storage), strict=True):
-        if _is_stray(rows, fingerprint):
+        if is_stray(rows, fingerprint):
             strays.add(url)
             continue
         boxes[url] = pc.sum(rows["num_detections"]).as_py() or 0

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from sodbatch.errors import RunEndedError
 from sodbatch.ids import part_name
-from sodbatch.ledger import FINGERPRINT_KEY, part_urls, read_parts
-from sodbatch.record import Rank, check_ours
+from sodbatch.ledger import FINGERPRINT_KEY, is_stray, part_urls, read_parts
+from sodbatch.record import Rank, check_ours, fingerprint_id, read_record
 from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import FAILED, TIMED_STAGES, explode_detections, images_schema, to_parquet
 
@@ -164,9 +164,11 @@ class Write:
         takes out itself what stands twice when it ends.
         """
         images = f"{self.output}/images/{name}"
+        record = read_record(self.output, self.storage)
         others = [url for url in part_urls(self.output, "images", self.storage) if not url.endswith(f"/{name}")]
         for rows in read_parts(others, ["image_id"], self.storage):
-            image_ids.difference_update(rows["image_id"].to_pylist())
+            if record is not None and not is_stray(rows, fingerprint_id(record["fingerprint"])):
+                image_ids.difference_update(rows["image_id"].to_pylist())
         if not image_ids:
             self.storage.delete(images)
         if not self.storage.exists(images):

@@ -21,6 +21,7 @@ from sodbatch.config import Config
 from sodbatch.config.file import load_config
 from sodbatch.dataset import charts
 from sodbatch.dataset.rules import RULES
+from sodbatch.dataset.swap import new_name
 from sodbatch.errors import UsageError
 
 Dataset = dict[str, dict[str, Any]]
@@ -187,6 +188,7 @@ CASES: list[tuple[str, Change, str, str | None]] = [
     ("part_empty", _empty, "val", None),
     ("path_unsafe", _set("train", "images", 0, file_name="../images/p1.jpg"), "train", "image 1"),
     ("path_unsafe", _set("train", "images", 0, file_name="/etc/passwd"), "train", "image 1"),
+    ("path_unsafe", _set("train", "images", 0, file_name="x::http://host/p1.jpg"), "train", "image 1"),
     ("path_unsafe", _set("train", "images", 0, file_name="C:\\p1.jpg"), "train", "image 1"),
     ("picture_missing", _file("p2.jpg", lambda p: None), "train", "image 2"),
     ("picture_unreadable", _file("p2.jpg", lambda p: p.read_bytes()[:900]), "train", "image 2"),
@@ -358,6 +360,23 @@ def test_what_has_passed_is_written_in_another_format_too(tmp_path: Path) -> Non
     assert check(tmp_path / "data", tmp_path / "out", CheckDataset__convert=keys)[0] == PASSED
     assert (tmp_path / "out" / "YOLO" / "labels" / "p1.txt").read_text().splitlines()[0].startswith("0 0.09375 ")
     assert (tmp_path / "out" / "YOLO" / "val_anno_list.txt").read_text().count("labels/") == 3
+
+
+def test_a_split_follows_a_conversion_that_was_interrupted(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    parts = sound(folder)
+    written(folder, parts)
+    for part in ("train", "val"):  # as a conversion leaves it that dies before its first renaming
+        file = folder / "annotations" / f"instance_{part}.json"
+        file.rename(folder / new_name(f"annotations/{file.name}"))
+    steps = [{"target": f"annotations/instance_{part}.json", "backup": None} for part in ("train", "val")]
+    (folder / ".sodbatch-swap.json").write_text(json.dumps({"change": "convert", "steps": steps}))
+    keys = {
+        "CheckDataset__convert": {"enable": True, "src_dataset_type": "VOC"},
+        "CheckDataset__split": {"enable": True, "train_percent": 67, "val_percent": 33},
+    }
+    code, result, _ = check(folder, tmp_path / "out", **keys)
+    assert (code, result["attributes"]["train_samples"], result["attributes"]["val_samples"]) == (PASSED, 4, 2)
 
 
 def test_run_takes_the_mode(tmp_path: Path) -> None:

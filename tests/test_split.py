@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_every_picture_keeps_its_boxes_and_the_originals_are_kept(tmp_path: Path
     assert sorted(os.listdir(folder / "annotations")) == [
         f"instance_{part}.json{suffix}" for part in ("train", "val") for suffix in ("", ".bak")
     ]
+
+
+def test_ids_that_count_from_0_and_numbers_that_are_none_are_kept_apart_and_as_they_are(tmp_path: Path) -> None:
+    folder = make(tmp_path / "data")
+    for part in ("train", "val"):
+        content = read(folder, part)
+        for image in content["images"]:
+            image["id"] -= 1
+        for annotation in content["annotations"]:
+            annotation["image_id"] -= 1
+        content["annotations"][0]["bbox"][2] = math.inf
+        (folder / "annotations" / f"instance_{part}.json").write_text(json.dumps(content))
+    before = boxes_by_name(*(read(folder, part) for part in ("train", "val")))
+    split(str(folder), PLAIN)
+    train, val = read(folder, "train"), read(folder, "val")
+    assert boxes_by_name(train, val) == before
+    ids = [image["id"] for content in (train, val) for image in content["images"]]
+    assert len(set(ids)) == len(ids) == 40
 
 
 def test_the_same_seed_gives_the_same_files_and_another_gives_others(tmp_path: Path) -> None:

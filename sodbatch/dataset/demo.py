@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sodbatch.config import LimitsSection
 from sodbatch.dataset.coco import Part
 from sodbatch.dataset.pictures import picture_url
-from sodbatch.dataset.records import unsafe
+from sodbatch.dataset.records import rows_of, unsafe
 from sodbatch.dataset.rules import RULES
 from sodbatch.decode import FailedPage, decode_pages
 from sodbatch.errors import PictureError
@@ -39,15 +39,18 @@ class Pictures:
     Attributes:
         folder: The data set.
         fetcher, limits: As in the main job.
+        failed: Why, of those that the check could not read, by file name: one that kills its process would kill
+            this one too.
     """
 
     folder: str
     fetcher: Fetcher
     limits: LimitsSection
+    failed: Mapping[str, str]
 
     def read(self, name: str) -> NDArray[np.uint8] | str:
         """Return a picture, uint8 BGR [H, W, 3]; or why there is none."""
-        if reason := unsafe(name):
+        if reason := unsafe(name) or self.failed.get(name):
             return reason
         try:
             page = next(decode_pages(self.fetcher.fetch(picture_url(self.folder, name)), self.limits))
@@ -98,11 +101,13 @@ def _faults_by_picture(parts: Sequence[Part], faults: pa.Table) -> dict[tuple[in
     images = [{f"image {identity}": row for row, identity in enumerate(part.images.ids.tolist())} for part in parts]
     owners: dict[tuple[int, str], tuple[int, int]] = {}
     wanted = {record for record in faults["record"].to_pylist() if record and record.startswith("annotation ")}
+    ids = np.array([int(number) for record in wanted if (number := record.split()[-1]).lstrip("-").isdigit()], np.int64)
     for index, part in enumerate(parts):
-        place = {identity: row for row, identity in enumerate(part.images.ids.tolist())}
-        for box, (identity, image) in enumerate(zip(part.boxes.ids.tolist(), part.boxes.image_ids.tolist())):
-            if f"annotation {identity}" in wanted and image in place:
-                owners[index, f"annotation {identity}"] = (place[image], box)
+        boxes = np.flatnonzero(np.isin(part.boxes.ids, ids))
+        rows = rows_of(part.images.ids, part.boxes.image_ids[boxes])
+        for box, row, identity in zip(boxes.tolist(), rows.tolist(), part.boxes.ids[boxes].tolist()):
+            if row >= 0:
+                owners[index, f"annotation {identity}"] = (row, box)
     found: dict[tuple[int, int], dict[int | None, str]] = {}
     number_of = {part.name: index for index, part in enumerate(parts)}
     for fault in faults.select(["part", "record", "rule"]).to_pylist():

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sodbatch.dataset.rules import RULES, Severity
 from sodbatch.storage import redact
@@ -72,11 +73,9 @@ class Faults:
     def table(self) -> pa.Table:
         """Return all faults, errors first, in the order of the rules."""
         rows = pa.concat_tables([SCHEMA.empty_table(), *self._tables])
-        order = {rule: number for number, rule in enumerate(RULES)}
-        keys = pa.array([order[rule] for rule in rows["rule"].to_pylist()], pa.int32())
-        return (
-            rows.append_column("order", keys).sort_by([("severity", "ascending"), ("order", "ascending")]).drop("order")
-        )
+        keys = pc.index_in(rows["rule"], pa.array(list(RULES)))
+        ordered = rows.append_column("order", keys).sort_by([("severity", "ascending"), ("order", "ascending")])
+        return ordered.drop_columns("order")
 
 
 def _clean(values: Iterable[str | None]) -> list[str | None]:

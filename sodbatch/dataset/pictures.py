@@ -141,6 +141,13 @@ def check_pictures(parts: list[Part], inspected: pa.Table, faults: Faults) -> No
     _check_content(parts, inspected, starts, faults)
 
 
+def unreadable(parts: list[Part], inspected: pa.Table) -> dict[str, str]:
+    """Return why, for the file names of all pictures that could not be read."""
+    names = [name for part in parts for name in part.images.names]
+    failed = inspected.filter(inspected["error_class"].is_valid())
+    return {names[row["number"]]: f"{row['error_class']}: {row['error_message']}" for row in failed.to_pylist()}
+
+
 def check_names(parts: list[Part], listed: set[str], faults: Faults, *, decoded: bool) -> None:
     """Compare the names of the parts with the files in ``images/``.
 

@@ -36,7 +36,7 @@ def unsafe(name: str) -> str | None:
         return "blank"
     if "\0" in name:
         return "holds a NUL"
-    if re.match(r"[/\\]|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.\-]*://", name):
+    if "://" in name or re.match(r"[/\\]|[A-Za-z]:[/\\]", name):
         return "absolute: expected a path below images/"
     if posixpath.normpath(name.replace("\\", "/")).split("/")[0] == "..":
         return "leaves the folder images/"

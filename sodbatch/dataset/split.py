@@ -7,6 +7,7 @@ At any moment either the old division or the new one is whole (see :mod:`sodbatc
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from sodbatch.dataset.swap import new_name, swap
@@ -46,7 +46,8 @@ class Division:
 def split(folder: str, division: Division) -> tuple[int, int]:
     """Divide a local data set anew.
 
-    As in PaddleX, ids of images of val are raised by the highest of train, and annotations are numbered from 1.
+    As in PaddleX, ids of images of val are raised by the highest of train, and by one more where they count from 0, so
+    that none is there twice; annotations are numbered from 1.
 
     Args:
         folder: Holds ``annotations/``.
@@ -69,7 +70,7 @@ def split(folder: str, division: Division) -> tuple[int, int]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"there is no key {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{annotations}: cannot be divided before it passes the check: {reason}") from error
-    swap(folder, dict.fromkeys(TARGETS, True))
+    swap(folder, "split", dict.fromkeys(TARGETS, True))
     return int(chosen.sum()), int((~chosen).sum())
 
 
@@ -170,14 +171,12 @@ def _contents(sources: Sequence[Path]) -> _Contents:
     categories: dict[int, dict[str, Any]] = {}
     others: dict[str, Any] = {}
     for source in sources:
-        base = max((image["id"] for image in images), default=0)
-        own: dict[int, int] = {}
+        highest = max((image["id"] for image in images), default=0)
+        new: list[dict[str, Any]] = []
         loose: list[tuple[int, int]] = []
         for name, value in _members(source):
             if name == "images":
-                for image in _items(value):
-                    own[image["id"]] = len(images)
-                    images.append(image | {"id": image["id"] + base})
+                new += _items(value)
             elif name == "annotations":
                 loose += [(each["image_id"], each["category_id"]) for each in _items(value)]
             elif name == "categories":
@@ -187,8 +186,11 @@ def _contents(sources: Sequence[Path]) -> _Contents:
                         raise ValueError(f"category {category['id']} is {known['name']!r} and {category['name']!r}")
             else:
                 others.setdefault(name, list(_items(value)) if isinstance(value, Iterator) else value)
-        if len(images) - sum(map(len, places)) != len(own):
+        own = {image["id"]: place for place, image in enumerate(new, len(images))}
+        if len(own) < len(new):
             raise ValueError(f"{source.name}: two images have one id")
+        base = highest + max(0, 1 - min(own, default=1)) if images else 0  # also over ids that count from 0
+        images += [image | {"id": image["id"] + base} for image in new]
         labels += [[] for _ in own]
         for image_id, category_id in loose:
             if image_id not in own:
@@ -206,8 +208,8 @@ def _write(sources: Sequence[Path], contents: _Contents, chosen: NDArray[np.bool
         for side, file in enumerate(files):
             file.write(b"{")
             for name, value in (contents.others | {"categories": contents.categories}).items():
-                file.write(orjson.dumps(name) + b": " + orjson.dumps(value) + b", ")
-            file.write(b'"images": ' + orjson.dumps(_of_side(contents.images, chosen, side)) + b', "annotations": [')
+                file.write(_json(name) + b": " + _json(value) + b", ")
+            file.write(b'"images": ' + _json(_of_side(contents.images, chosen, side)) + b', "annotations": [')
         for source, own in zip(sources, contents.places):
             for name, value in _members(source):
                 if name == "annotations":
@@ -216,7 +218,7 @@ def _write(sources: Sequence[Path], contents: _Contents, chosen: NDArray[np.bool
                         side = 0 if chosen[place] else 1
                         numbers[side] += 1
                         changed = record | {"id": numbers[side], "image_id": contents.images[place]["id"]}
-                        files[side].write((b",\n" if numbers[side] > 1 else b"\n") + orjson.dumps(changed))
+                        files[side].write((b",\n" if numbers[side] > 1 else b"\n") + _json(changed))
         for file in files:
             file.write(b"]}")
             file.flush()
@@ -225,6 +227,11 @@ def _write(sources: Sequence[Path], contents: _Contents, chosen: NDArray[np.bool
 
 def _of_side(images: list[dict[str, Any]], chosen: NDArray[np.bool_], side: int) -> list[dict[str, Any]]:
     return [image for image, train in zip(images, chosen.tolist()) if train == (side == 0)]
+
+
+def _json(value: Any) -> bytes:
+    """Encode a value as it was read: orjson would make null of NaN, and refuse half of a surrogate pair."""
+    return json.dumps(value).encode()
 
 
 def _members(source: Path) -> Iterator[tuple[str, Any]]:

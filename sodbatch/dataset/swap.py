@@ -21,11 +21,12 @@ def new_name(target: str) -> str:
     return f"{folder}/.{name}.new" if folder else f".{name}.new"
 
 
-def swap(folder: str, targets: Mapping[str, bool]) -> None:
+def swap(folder: str, change: str, targets: Mapping[str, bool]) -> None:
     """Move files that lie under :func:`new_name` to where they belong.
 
     Args:
         folder: The data set.
+        change: What is done to it, for whoever finishes it.
         targets: Names relative to it; true where a file that is there is kept as ``.bak``.
     """
     root = Path(folder)
@@ -33,17 +34,18 @@ def swap(folder: str, targets: Mapping[str, bool]) -> None:
         {"target": name, "backup": _free_backup(root, name) if keep and (root / name).exists() else None}
         for name, keep in targets.items()
     ]
-    write_atomic(str(root / _NOTE), json.dumps(steps).encode())
+    write_atomic(str(root / _NOTE), json.dumps({"change": change, "steps": steps}).encode())
     finish_swap(folder)
 
 
-def finish_swap(folder: str) -> bool:
-    """Finish a swap that was begun; tell whether there was one."""
+def finish_swap(folder: str) -> str | None:
+    """Finish a swap that was begun; return what change it was, None where there was none."""
     root = Path(folder)
     note = root / _NOTE
     if not note.exists():
-        return False
-    for step in json.loads(note.read_text()):
+        return None
+    noted = json.loads(note.read_text())
+    for step in noted["steps"]:
         target, new = root / step["target"], root / new_name(step["target"])
         if new.exists():  # else this step has been done
             backup = step["backup"]
@@ -51,7 +53,7 @@ def finish_swap(folder: str) -> bool:
                 os.replace(target, root / backup)
             os.replace(new, target)
     note.unlink()
-    return True
+    return str(noted["change"])
 
 
 def _free_backup(root: Path, name: str) -> str:

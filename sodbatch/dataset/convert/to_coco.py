@@ -105,7 +105,7 @@ def convert(folder: str, kind: str, seed: int, limits: LimitsSection | None = No
     if kind.endswith("WithUnlabeled") and unlabeled.exists():
         targets["annotations/unlabeled.txt"] = True
         write_atomic(str(root / new_name("annotations/unlabeled.txt")), unlabeled.read_bytes())
-    swap(folder, targets)
+    swap(folder, "convert", targets)
     notes: Counter[str] = Counter()
     for of_part in made.values():
         for _, scene in of_part:
