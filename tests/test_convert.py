@@ -18,7 +18,7 @@ from sodbatch.dataset.coco import read_part
 from sodbatch.dataset.convert import convert, texts
 from sodbatch.dataset.faults import Faults
 from sodbatch.dataset.swap import finish_swap
-from sodbatch.errors import UsageError
+from sodbatch.errors import JobError, UsageError
 from sodbatch.storage import Storage
 
 Picture = dict[str, Any]
@@ -127,6 +127,39 @@ def test_yolo_comes_back_in_pixels(tmp_path: Path) -> None:
     assert found(tmp_path, "val")[0]["boxes"] == [("bus", (0, 0, 640, 480))]
     content = json.loads((tmp_path / "annotations" / "instance_val.json").read_text())
     assert [category["name"] for category in content["categories"]] == ["car", "bus", "tram"]
+
+
+def test_a_text_below_a_folder_belongs_to_the_picture_below_the_same(tmp_path: Path) -> None:
+    make_txt(tmp_path, ["", ""])
+    (tmp_path / "classes.txt").write_text("car\n")
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "deep.v1").mkdir()
+    (tmp_path / "images" / "deep.v1" / "p0.png").write_bytes(jpeg(64, 32))
+    (tmp_path / "labels" / "deep.v1" / "p0.txt").write_text("0 0.5 0.5 1 1")
+    (tmp_path / "labels" / "deep.v1" / "p1.txt").write_text("0 0.5 0.5 1 1")
+    (tmp_path / "train_anno_list.txt").write_text("labels/deep.v1/p0.txt\n")
+    convert(str(tmp_path), "YOLO", seed=0)
+    assert [(p["name"], p["width"]) for p in found(tmp_path, "train")] == [("deep.v1/p0.png", 64)]
+    (tmp_path / "train_anno_list.txt").write_text("labels/deep.v1/p1.txt\n")
+    with pytest.raises(UsageError, match=r"its picture 'deep.v1/p1' is not in images/"):
+        convert(str(tmp_path), "YOLO", seed=0)
+
+
+def test_pictures_that_differ_in_their_ends_alone_do_not_become_one_text(tmp_path: Path) -> None:
+    pictures = pictures_of(4)
+    pictures[1]["name"] = pictures[0]["name"].replace(".jpg", ".png")
+    content = {
+        "images": [
+            {"id": i, "file_name": p["name"], "width": p["width"], "height": p["height"]}
+            for i, p in enumerate(pictures)
+        ],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    part = read_part("train", str(tmp_path / "train.json"), Storage(), Faults({}))
+    with pytest.raises(JobError, match="would both become labels/"):
+        list(texts([part], "YOLO"))
 
 
 def test_visdrone_leaves_out_what_is_ignored_and_says_so(tmp_path: Path) -> None:

@@ -39,11 +39,9 @@ def overview(parts: list[Part]) -> bytes:
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel().tolist()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -75,7 +73,7 @@ def _class_bars(axes: Axes, parts: list[Part]) -> None:
     axes.set_xticks(np.arange(len(ids)), [_plain(names[identity]) for identity in ids], rotation=90)
     axes.set_ylabel("annotations")
     axes.set_title("annotations by class")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _areas(axes: Axes, parts: list[Part]) -> None:
@@ -107,7 +105,7 @@ def _boxes_a_picture(axes: Axes, parts: list[Part]) -> None:
     axes.set_xlabel("boxes")
     axes.set_ylabel("pictures")
     axes.set_title("boxes a picture")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _places(axes: Axes, parts: list[Part]) -> None:
@@ -138,7 +136,7 @@ def _picture_sizes(axes: Axes, parts: list[Part]) -> None:
     axes.set_xlabel("width (pixels)")
     axes.set_ylabel("height (pixels)")
     axes.set_title("sizes of pictures (larger: more of them)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _log_histogram(axes: Axes, parts: list[Part], values: list[np.ndarray], low: float) -> None:
@@ -148,7 +146,7 @@ def _log_histogram(axes: Axes, parts: list[Part], values: list[np.ndarray], low:
         axes.hist(np.maximum(value, low), bins.tolist(), alpha=0.7, label=part.name, color=_COLORS[part.name])
     axes.set_xscale("log")
     axes.set_ylabel("boxes")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _owners(part: Part) -> np.ndarray:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sodbatch.dataset.coco import Part
 from sodbatch.dataset.records import rows_of, unsafe
+from sodbatch.errors import JobError
 
 FOLDERS: Mapping[str, str] = {"YOLO": "labels", "VOC": "annotations"}
 """By ``dst_dataset_type``: where the texts lie."""
@@ -27,11 +28,15 @@ def texts(parts: Sequence[Part], kind: str) -> Iterator[tuple[str, str]]:
     Args:
         parts: The data set.
         kind: A key of :data:`FOLDERS`.
+
+    Raises:
+        JobError: Two pictures have names that differ in their ends alone.
     """
     names = {identity: name for part in parts for identity, name in part.categories}
     numbers = {identity: number for number, identity in enumerate(names)}
     if kind == "YOLO":
         yield "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in names.values())
+    written: dict[str, str] = {}
     for part in parts:
         lines = []
         owner = rows_of(part.images.ids, part.boxes.image_ids)
@@ -48,6 +53,8 @@ def texts(parts: Sequence[Part], kind: str) -> Iterator[tuple[str, str]]:
                 path, text = f"{path}.txt", _yolo(size, xywh, [numbers[identity] for identity in ids])
             else:
                 path, text = f"{path}.xml", _voc(name, size, xywh, [names[identity] for identity in ids])
+            if (other := written.setdefault(path, name)) != name:
+                raise JobError(f"{other} and {name} would both become {path}: rename one of them")
             yield path, text
             lines.append(f"{path}\n")
         yield f"{part.name}_anno_list.txt", "".join(lines)

@@ -13,7 +13,7 @@ class Object:
 
     Attributes:
         label: Name of its class.
-        box: xmin, ymin, xmax, ymax in pixels; the corners may have been given in any order.
+        box: xmin, ymin, xmax, ymax in pixels.
         extra: Keys that its annotation gets besides COCO's.
     """
 
@@ -50,11 +50,6 @@ class SceneError(Exception):
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
         self.line = line
-
-
-def ordered(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
-    """Return a box of two opposite corners as xmin, ymin, xmax, ymax."""
-    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
 def forward(path: str) -> str:

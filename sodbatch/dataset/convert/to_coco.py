@@ -6,7 +6,7 @@ been read; then the new files are swapped in together.
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ import orjson
 from sodbatch.config import LimitsSection
 from sodbatch.dataset.convert.labelme import read_labelme
 from sodbatch.dataset.convert.scene import Scene, SceneError, forward
-from sodbatch.dataset.convert.visdrone import LABELS as VISDRONE_LABELS
 from sodbatch.dataset.convert.visdrone import read_visdrone
 from sodbatch.dataset.convert.voc import read_voc
 from sodbatch.dataset.convert.yolo import read_yolo
@@ -26,6 +25,8 @@ from sodbatch.dataset.records import unsafe
 from sodbatch.dataset.swap import new_name, swap
 from sodbatch.decode import FailedPage, decode_pages
 from sodbatch.errors import UsageError
+from sodbatch.manifest.pictures import SUFFIXES
+from sodbatch.model.spec import VISDRONE_LABELS
 from sodbatch.storage.local import read, write_atomic
 
 NAMES_ITS_PICTURE: Mapping[str, tuple[str, Callable[[bytes], Scene]]] = {
@@ -45,7 +46,9 @@ it."""
 
 PARTS = ("train", "val")
 TRAIN_SHARE = 0.8
-SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
+ENDS = ("", *(f".{end}" for suffix in sorted(SUFFIXES) for end in (suffix, suffix.upper())))
+"""What a picture's name may end in where an annotation calls it without."""
+
 MAX_BYTES = 64 * 2**20
 """Of one annotation file."""
 
@@ -183,13 +186,28 @@ class _Source:
         """
         if self.kind in NAMES_ITS_PICTURE:
             scene = NAMES_ITS_PICTURE[self.kind][1](data)
-            return _picture(self.root, named, scene.picture), scene
-        picture = _picture(self.root, named, os.path.splitext(os.path.basename(named))[0])
+            base = posixpath.basename(scene.picture)
+            alike = (base.partition(".")[0], posixpath.basename(named).partition(".")[0])
+            return self._picture(scene.picture.removeprefix("images/"), base, *alike), scene
+        picture = self._picture(
+            posixpath.splitext(named.partition("/")[2] or named)[0]
+        )
         page = next(decode_pages(read(str(self.root / "images" / picture), self.limits.max_bytes), self.limits))
         if isinstance(page, FailedPage):
             raise SceneError(f"images/{picture}: {page.error}")
         height, width = page.image.shape[:2]
         return picture, IS_CALLED_AS_ITS_PICTURE[self.kind](data, picture, (width, height), self.labels)
+
+    def _picture(self, *names: str) -> str:
+        """Return the first name below ``images/`` that a picture has, as it stands or with an end.
+
+        Raises:
+            SceneError: There is no such picture.
+        """
+        for name in (name + end for name in names for end in ENDS):
+            if not unsafe(name) and (self.root / "images" / name).is_file():
+                return name
+        raise SceneError(f"its picture {names[0][:200]!r} is not in images/")
 
 
 def _labels(root: Path, kind: str) -> tuple[str, ...]:
@@ -204,20 +222,6 @@ def _labels(root: Path, kind: str) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: expected a text file with the name of a class a line: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
-
-
-def _picture(root: Path, annotation: str, named: str) -> str:
-    """Return the name below ``images/`` of a picture: as the annotation calls it, or like the annotation's file.
-
-    Raises:
-        SceneError: There is no such picture.
-    """
-    base = os.path.basename(named)
-    stems = (base, base.partition(".")[0], os.path.basename(annotation).partition(".")[0])
-    for name in (named.removeprefix("images/"), *(stem + end for stem in stems for end in SUFFIXES)):
-        if not unsafe(name) and (root / "images" / name).is_file():
-            return name
-    raise SceneError(f"its picture {named[:200]!r} is not in images/")
 
 
 def _contents(made: Mapping[str, list[tuple[str, Scene]]], labels: Sequence[str]) -> dict[str, bytes]:

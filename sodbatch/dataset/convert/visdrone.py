@@ -11,31 +11,17 @@ from collections.abc import Sequence
 from sodbatch.dataset.convert.scene import Object, Scene, SceneError
 from sodbatch.dataset.convert.yolo import numbers, rows
 
-LABELS = (
-    "pedestrian",
-    "people",
-    "bicycle",
-    "car",
-    "van",
-    "truck",
-    "tricycle",
-    "awning-tricycle",
-    "bus",
-    "motor",
-)
-"""Of categories 1 to 10, as PaddleX's models name them; 0 are ignored regions, 11 are others."""
-
 COLUMNS = 8
 
 
-def read_visdrone(data: bytes, picture: str, size: tuple[int, int], labels: Sequence[str] = LABELS) -> Scene:
+def read_visdrone(data: bytes, picture: str, size: tuple[int, int], labels: Sequence[str]) -> Scene:
     """Read an annotation; ignored regions and others are left out, and that is noted.
 
     Args:
         data: The text.
         picture: What it belongs to.
         size: Width and height of that in pixels.
-        labels: Names of categories 1, 2, ...
+        labels: Names of categories 1, 2, ...; 0 are ignored regions, the one after the last are others.
 
     Raises:
         SceneError: A line is not of that form.

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from sodbatch.dataset.convert.scene import Object, Scene, SceneError, forward, ordered
+from sodbatch.dataset.convert.scene import Object, Scene, SceneError, forward
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = ("difficult", "truncated")
@@ -62,9 +62,9 @@ def _object(element: Element) -> Object | None:
     box = element.find("bndbox")
     if box is None:
         return None
-    corners = [_number(box, name) for name in _CORNERS]
+    x0, y0, x1, y1 = (_number(box, name) for name in _CORNERS)  # in any order
     extra: dict[str, Any] = {name: int(_number(element, name)) for name in _FLAGS if element.findtext(name)}
-    return Object(label, ordered(*corners), extra)
+    return Object(label, (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), extra)
 
 
 def _number(element: Element, name: str) -> float:
