@@ -101,17 +101,17 @@ def test_the_faults_of_a_part_are_those_that_a_plain_loop_finds(content: dict[st
 
 @given(CONTENT, st.integers(16, 400), st.sampled_from([None, 1, 4]))
 def test_a_file_is_read_as_the_json_module_reads_it_whatever_its_windows(
-    content: dict[str, Any], chunk: int, indent: int | None
+    content: dict[str, Any], block: int, indent: int | None
 ) -> None:
     content = {"info": {"a": [{"b": 1}, {"c": "},{"}]}, "licenses": [1, [{}, {}]], **content}
     url = "memory://records/windows.json"
     STORAGE.write_atomic(url, json.dumps(content, indent=indent).encode())
-    before = json_stream._CHUNK
-    json_stream._CHUNK = chunk
+    before = json_stream._BLOCK
+    json_stream._BLOCK = block
     try:
         part = read_part("train", url, STORAGE, Faults({}))
     finally:
-        json_stream._CHUNK = before
+        json_stream._BLOCK = before
     assert part.whole
     assert part.images.names == [image["file_name"] for image in content["images"]]
     assert part.boxes.ids.tolist() == [annotation["id"] for annotation in content["annotations"]]

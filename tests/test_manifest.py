@@ -121,10 +121,10 @@ def test_a_url_that_is_taken_for_a_path_shows_no_signature_and_stays_a_picture_o
     assert all("X-Amz" not in row["uri"] and "a.jpg" in row["uri"] for row in rows)
 
 
-def test_blanks_around_a_url_are_none_of_it_but_those_of_a_path_are(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.csv", f"site,image\n1, {SIGNED} \n2, s3://b/k.jpg\n3, /a b .jpg\n")
+def test_blanks_before_a_url_are_none_of_it_but_those_of_a_path_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", f"site,image\n1, {SIGNED}\n2, s3://b/k.jpg \n3, /a b .jpg\n")
     rows = rows_of(open_manifest(path, STORAGE))
-    assert [row["source"] for row in rows] == [SIGNED, "s3://b/k.jpg", f"{tmp_path}/ /a b .jpg"]
+    assert [row["source"] for row in rows] == [SIGNED, "s3://b/k.jpg ", f"{tmp_path}/ /a b .jpg"]
     assert rows[0]["uri"] == "https://h.example/a.jpg"
 
 

@@ -111,10 +111,10 @@ class ParquetManifest:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=min(rows, STEP_ROWS)):
                 waiting.append(batch)
                 if sum(map(len, waiting)) >= rows or sum(each.nbytes for each in waiting) >= TABLE_BYTES:
-                    yield pa.concat_batches(waiting)
+                    yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
                     waiting = []
             if waiting:
-                yield pa.concat_batches(waiting)
+                yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
 
     def _first_paths(self) -> list[str]:
         for part in self._parts:

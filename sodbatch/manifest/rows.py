@@ -99,9 +99,9 @@ class Rows:
 
 
 def _without_margin(paths: pa.Array) -> pa.Array:
-    """Take the blanks before and after URLs away, as CSV has them after commas; of a path they may be part."""
-    urls = pc.match_substring_regex(paths, r"^\s+[A-Za-z][A-Za-z0-9+.\-]*://|^[A-Za-z][A-Za-z0-9+.\-]*://.*\s$")
-    return pc.if_else(urls, pc.utf8_trim_whitespace(paths), paths) if urls.true_count else paths
+    """Take the blanks before URLs away, as CSV has them after commas; of a path, or the end of a key, they are part."""
+    urls = pc.match_substring_regex(paths, r"^\s+[A-Za-z][A-Za-z0-9+.\-]*://")
+    return pc.if_else(urls, pc.utf8_ltrim_whitespace(paths), paths) if urls.true_count else paths
 
 
 def cannot_read(name: str, error: Exception) -> UsageError:

@@ -244,11 +244,21 @@ def redact_column(values: pa.Array) -> pa.Array:
 
 
 def _redact_others(values: pa.Array) -> pa.Array:
-    if pa.types.is_primitive(values.type) or pa.types.is_null(values.type):
+    if not _may_hold_text(values.type):
         return values
     found = values.to_pylist()
     clean = [_redacted(value) for value in found]
     return pa.array(clean, values.type) if clean != found else values
+
+
+def _may_hold_text(kind: pa.DataType) -> bool:
+    if pa.types.is_map(kind):
+        return _may_hold_text(kind.key_type) or _may_hold_text(kind.item_type)
+    if pa.types.is_struct(kind):
+        return any(_may_hold_text(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _may_hold_text(kind.value_type)
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _redacted(value: Any) -> Any:

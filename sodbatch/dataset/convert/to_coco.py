@@ -189,9 +189,7 @@ class _Source:
             base = posixpath.basename(scene.picture)
             alike = (base.partition(".")[0], posixpath.basename(named).partition(".")[0])
             return self._picture(scene.picture.removeprefix("images/"), base, *alike), scene
-        picture = self._picture(
-            posixpath.splitext(named.partition("/")[2] or named)[0]
-        )
+        picture = self._picture(posixpath.splitext(named.partition("/")[2] or named)[0])
         page = next(decode_pages(read(str(self.root / "images" / picture), self.limits.max_bytes), self.limits))
         if isinstance(page, FailedPage):
             raise SceneError(f"images/{picture}: {page.error}")
