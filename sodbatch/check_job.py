@@ -37,7 +37,7 @@ from sodbatch.fetch import Fetcher
 from sodbatch.manifest.pictures import SUFFIXES
 from sodbatch.progress import ProgressBar
 from sodbatch.storage import Storage, display_uri, local_path, printable
-from sodbatch.storage.retry import MAX_PAUSE_S
+from sodbatch.storage.retry import longest_s
 from sodbatch.tables import to_parquet
 
 PASSED, NOT_PASSED = 0, 4
@@ -153,8 +153,7 @@ def dataset_root(dataset_dir: str | None, storage: Storage) -> str:
 def _inspected(config: Config, parts: list[Part], folder: str, storage: Storage, bar: ProgressBar) -> pa.Table:
     """Decode all pictures on the engine."""
     inspect = Inspect(Fetcher(storage, config.Fetch, config.Limits), config.Limits)
-    fetch = config.Fetch
-    stall_s = (fetch.retries + 1) * (fetch.timeout_s + MAX_PAUSE_S) + config.Limits.max_seconds
+    stall_s = longest_s(config.Fetch) + config.Limits.max_seconds
     expected = sum(not unsafe(name) for part in parts for name in part.images.names)
     bar.expect(expected)
     tables: list[pa.Table] = [INSPECTED.empty_table()]

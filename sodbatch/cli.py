@@ -53,6 +53,11 @@ OverrideOption = Annotated[
     ),
 ]
 
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."),
+]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -100,12 +105,7 @@ def predict(
             help="An inference folder; without it the official model is downloaded once. Sets Predict.model_dir.",
         ),
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."
-        ),
-    ] = None,
+    engine: EngineOption = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do the failed pictures again too. Sets Predict.retry_failed.")
     ] = False,
@@ -170,12 +170,7 @@ def check_dataset(
     output: Annotated[
         str | None, typer.Option("--output", metavar="OUT", help="Where the report goes. Sets Global.output.")
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."
-        ),
-    ] = None,
+    engine: EngineOption = None,
 ) -> int:
     """Check a data set: every record of its annotations, and every picture.
 

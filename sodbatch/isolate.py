@@ -163,6 +163,7 @@ class Child:
 
         Raises:
             UsageError: ``create`` raised it, or killed its process.
+            JobError: The process was killed from outside, again and again.
         """
         for _ in range(START_TRIES):
             try:

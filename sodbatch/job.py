@@ -24,7 +24,7 @@ from sodbatch.output import choose_output
 from sodbatch.predictor import check_choice
 from sodbatch.stages import Load, pictures_per_block
 from sodbatch.storage import Storage, display_uri, local_path, redact
-from sodbatch.storage.retry import MAX_PAUSE_S
+from sodbatch.storage.retry import longest_s
 from sodbatch.tables import SCHEMA_VERSION
 from sodbatch.threshold import Threshold, resolve_threshold
 from sodbatch.write import Run, Write
@@ -176,10 +176,8 @@ def build_pipeline(job: Job, run: Run, actors: ActorPlan) -> Pipeline:
     if not actors.gpus:
         block_rows = min(block_rows, CPU_BLOCK_ROWS * actors.threads)
     load = Load(fetcher, config.Limits, preprocess, passthrough, block_rows)
-    fetch = config.Fetch
-    fetch_s = (fetch.retries + 1) * (fetch.timeout_s + MAX_PAUSE_S)
     limit = config.Limits.max_seconds
-    return Pipeline(load, infer, write, rows, load_stall_s=fetch_s + limit, infer_stall_s=limit)
+    return Pipeline(load, infer, write, rows, load_stall_s=longest_s(config.Fetch) + limit, infer_stall_s=limit)
 
 
 def shard_size(configured: int | str, folder: ModelFolder, actors: ActorPlan) -> int:

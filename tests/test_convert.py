@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from xml.sax.saxutils import escape
 import cv2
 import numpy as np
 import pytest
+from dying import dying_before_rename
 
 from sodbatch.dataset.coco import read_part
 from sodbatch.dataset.convert import convert, texts
@@ -297,24 +296,12 @@ def test_a_line_that_names_no_annotation_below_the_folder_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize("calls", range(12))
-def test_killed_before_any_of_its_renames_the_source_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
+def test_killed_before_any_of_its_renames_the_source_is_whole(tmp_path: Path, calls: int) -> None:
     pictures = pictures_of(10)
     make(tmp_path, "VOC", pictures, None)
     original = (tmp_path / "train_anno_list.txt").read_bytes()
-    left, replace = [calls], os.replace
-
-    def dying(source: Any, target: Any) -> None:
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", dying)
-    with contextlib.suppress(KeyboardInterrupt):
+    with dying_before_rename(calls):
         convert(str(tmp_path), "VOC", seed=0)
-    monkeypatch.setattr(os, "replace", replace)
     if not finish_swap(str(tmp_path)) and not (tmp_path / "annotations" / "instance_train.json").exists():
         assert (tmp_path / "train_anno_list.txt").read_bytes() == original
         convert(str(tmp_path), "VOC", seed=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import dying_before_rename
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,25 +108,12 @@ def test_a_second_split_keeps_the_first_originals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("calls", range(8))
-def test_killed_before_any_of_its_renames_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
-) -> None:
+def test_killed_before_any_of_its_renames_nothing_is_lost(tmp_path: Path, calls: int) -> None:
     folder, whole = make(tmp_path / "data"), make(tmp_path / "whole")
     split(str(whole), PLAIN)
     before = [read(folder, part) for part in ("train", "val")]
-    left = [calls]
-    replace = os.replace
-
-    def dying(source: Any, target: Any) -> None:
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", dying)
-    with contextlib.suppress(KeyboardInterrupt):
+    with dying_before_rename(calls):
         split(str(folder), PLAIN)
-    monkeypatch.setattr(os, "replace", replace)
     if finish_swap(str(folder)):
         assert [read(folder, part) for part in ("train", "val")] == [read(whole, part) for part in ("train", "val")]
         assert [read(folder, part, ".bak") for part in ("train", "val")] == before

@@ -45,6 +45,11 @@ def with_retries(call: Callable[[], T], fetch: FetchSection) -> T:
     return call()
 
 
+def longest_s(fetch: FetchSection) -> float:
+    """Return how long a call may take with all its attempts and the pauses between them, in seconds."""
+    return (fetch.retries + 1) * (fetch.timeout_s + MAX_PAUSE_S)
+
+
 def may_pass(error: Exception) -> bool:
     """Tell whether another attempt may help."""
     if isinstance(error, (TransientError, TimeoutError, asyncio.TimeoutError, ConnectionError)):
