@@ -19,7 +19,7 @@ from sodbatch.check_job import NOT_PASSED, PASSED, run
 from sodbatch.cli import main
 from sodbatch.config import Config
 from sodbatch.config.file import load_config
-from sodbatch.dataset import charts
+from sodbatch.dataset import charts, demo
 from sodbatch.dataset.rules import RULES
 from sodbatch.dataset.swap import new_name
 from sodbatch.errors import UsageError
@@ -176,6 +176,7 @@ CASES: list[tuple[str, Change, str, str | None]] = [
     ("type_wrong", _set("train", "annotations", 0, bbox=[1, 2, 10]), "train", "annotation 10"),
     ("type_wrong", _add("val", "annotations", "box"), "val", "annotation at index 6"),
     ("type_wrong", _set("train", "annotations", 0, iscrowd=True), "train", "annotation 10"),
+    ("type_wrong", _set("train", "images", 0, file_name="\ud800.jpg"), "train", "image 1"),
     ("image_id_duplicate", _set("train", "images", 1, id=1), "train", "image 1"),
     ("file_name_duplicate", _set("train", "images", 1, file_name="p1.jpg"), "train", "image 2"),
     ("annotation_id_duplicate", _set("train", "annotations", 1, id=10), "train", "annotation 10"),
@@ -228,6 +229,7 @@ def test_a_broken_rule_is_named_with_its_record_and_no_other_is(
     assert [(fault["part"], fault["record"]) for fault in own][:1] == [(part, record)]
     follow = {  # what cannot but be broken as well
         "key_missing": {"image_unknown", "picture_unlisted", "image_without_boxes"},
+        "type_wrong": {"image_unknown", "picture_unlisted"},
         "image_id_duplicate": {"image_unknown", "image_without_boxes"},
         "file_name_duplicate": {"picture_unlisted"},
         "path_unsafe": {"picture_unlisted"},
@@ -261,6 +263,25 @@ def test_a_part_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     code, _, faults = check(folder, tmp_path / "out")
     assert code == NOT_PASSED
     assert ("train", "json_invalid", "there is no such file") in {(f["part"], f["rule"], f["detail"]) for f in faults}
+
+
+def test_a_picture_that_could_not_be_read_is_not_decoded_in_the_driver_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have killed the process that tried, and where it is drawn there is no such process."""
+    folder = tmp_path / "data"
+    written(folder, sound(folder))
+    (folder / "images" / "p2.jpg").write_bytes(b"nonsense")
+    decode, seen = demo.decode_pages, []
+
+    def watched(data: bytes, limits: Any) -> Any:
+        seen.append(data)
+        return decode(data, limits)
+
+    monkeypatch.setattr(demo, "decode_pages", watched)
+    for rules in ({}, {"picture_unreadable": "off"}):
+        check(folder, tmp_path / "out", CheckDataset__rules=rules)
+    assert len(seen) >= 10 and b"nonsense" not in seen
 
 
 def test_severities_can_be_changed(tmp_path: Path) -> None:

@@ -117,3 +117,18 @@ def test_a_file_is_read_as_the_json_module_reads_it_whatever_its_windows(
     assert part.boxes.ids.tolist() == [annotation["id"] for annotation in content["annotations"]]
     expected = np.array([annotation["bbox"] for annotation in content["annotations"]], float).reshape(-1, 4)
     np.testing.assert_array_equal(part.boxes.xywh, expected)
+
+
+@given(st.integers(1, 400))
+def test_of_a_file_that_breaks_off_what_stands_before_is_read(kept: int) -> None:
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0} for i in range(500)
+    ]
+    text = json.dumps({"annotations": annotations, "images": []})
+    end = text.index(json.dumps(annotations[kept])) + 5
+    url = "memory://records/broken.json"
+    STORAGE.write_atomic(url, text[:end].encode())
+    faults = Faults({})
+    part = read_part("train", url, STORAGE, faults)
+    assert part.boxes.ids.tolist() == list(range(kept))
+    assert not part.whole and faults.counts == {"json_invalid": 1}

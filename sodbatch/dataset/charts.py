@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,9 @@ def overview(parts: list[Part]) -> bytes:
     """Draw box areas, aspects, boxes a picture, where boxes sit, and sizes of pictures; a PNG."""
     figure, axes = _figure(2, 3, 18.0, 10.0)
     draws = (_class_bars, _areas, _aspects, _boxes_a_picture, _places, _picture_sizes)
-    for each, drawing in zip(axes, draws):
-        drawing(each, parts)
+    with np.errstate(all="ignore"):  # boxes may have any numbers
+        for each, drawing in zip(axes, draws):
+            drawing(each, parts)
     return _png(figure)
 
 
@@ -50,7 +52,9 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -89,8 +93,7 @@ def _areas(axes: Axes, parts: list[Part]) -> None:
 
 
 def _aspects(axes: Axes, parts: list[Part]) -> None:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = [_positive(part.boxes.xywh[:, 2] / part.boxes.xywh[:, 3]) for part in parts]
+    ratios = [_positive(part.boxes.xywh[:, 2] / part.boxes.xywh[:, 3]) for part in parts]
     _log_histogram(axes, parts, ratios, low=0.05)
     axes.set_xlabel("width / height")
     axes.set_title("aspect of boxes")
@@ -115,8 +118,7 @@ def _places(axes: Axes, parts: list[Part]) -> None:
         owner = rows_of(part.images.ids, part.boxes.image_ids)
         known = owner >= 0
         size = part.images.sizes[owner[known]]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            centres = (part.boxes.xywh[known, :2] + part.boxes.xywh[known, 2:] / 2) / size
+        centres = (part.boxes.xywh[known, :2] + part.boxes.xywh[known, 2:] / 2) / size
         cells = [np.linspace(0, 1, _HEAT_CELLS + 1)] * 2
         heat += np.histogram2d(centres[:, 1], centres[:, 0], bins=cells)[0]
     shown = axes.imshow(heat, extent=(0, 1, 1, 0), aspect="auto", cmap="viridis")

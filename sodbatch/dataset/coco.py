@@ -247,8 +247,8 @@ def _numbers(values: Sequence[Any], kind: type[np.generic]) -> NDArray[Any]:
 
 
 def _fits(value: Any, expected: str) -> bool:
-    if expected == _TEXT:
-        return isinstance(value, str)
+    if expected == _TEXT:  # JSON may hold half of a surrogate pair, which is no text
+        return isinstance(value, str) and value == value.encode("utf-8", "ignore").decode()
     if expected == _BOX:
         return isinstance(value, list) and len(value) == 4 and all(_fits(side, _NUMBER) for side in value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):

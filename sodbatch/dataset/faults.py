@@ -54,9 +54,8 @@ class Faults:
         if not files or not self.wants(rule):
             return
         count = len(files)
-        text = [files, records, [redact(detail) for detail in details]]
-        file, record, detail = (pa.array(_clean(values), pa.string()) for values in text)
-        columns = [[part] * count, file, record, [rule] * count, [self._severity[rule]] * count, detail]
+        said = [redact(detail) for detail in details]
+        columns = [[part] * count, files, list(records), [rule] * count, [self._severity[rule]] * count, said]
         self._tables.append(pa.table(columns, schema=SCHEMA))
         self.counts[rule] += count
 
@@ -76,8 +75,3 @@ class Faults:
         keys = pc.index_in(rows["rule"], pa.array(list(RULES)))
         ordered = rows.append_column("order", keys).sort_by([("severity", "ascending"), ("order", "ascending")])
         return ordered.drop_columns("order")
-
-
-def _clean(values: Iterable[str | None]) -> list[str | None]:
-    """Replace lone surrogates, which JSON may hold and a table may not."""
-    return [None if v is None else v.encode("utf-8", "backslashreplace").decode() for v in values]
