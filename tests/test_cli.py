@@ -109,7 +109,10 @@ def test_errors_show_no_credentials_and_no_traceback(
     assert len(shown.splitlines()) == 1
 
 
-def test_debug_shows_the_traceback_without_credentials(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_the_traceback_without_credentials(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SODBATCH_DEBUG", "0")  # which the option sets: after the test it is as before
     job.outcome = ValueError("https://user:hunter2@host/a.jpg")
     assert main(["--debug", "predict"]) == 1
     shown = capsys.readouterr().err
