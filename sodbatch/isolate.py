@@ -146,7 +146,7 @@ class Child:
         self._journal, journal = Journal.create()
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(journal), *sys.path]
-        output = None if "SODBATCH_DEBUG" in os.environ else subprocess.DEVNULL
+        output = None if os.environ.get("SODBATCH_DEBUG") == "1" else subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(theirs.fileno(), journal)
