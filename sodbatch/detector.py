@@ -197,7 +197,7 @@ def create_model(
         device: ``"cpu"``, ``"gpu"``, ``"gpu:N"``, or ``"auto"``: a GPU if Paddle has one.
         backend: ``"auto"``, ``"paddle"``, ``"openvino"`` or ``"onnxruntime"``.
         threads: CPU threads; None for all usable cores.
-        precision: ``"fp32"`` or, on a GPU, ``"fp16"``.
+        precision: ``"fp32"``, on CPUs that have it ``"bf16"``, or on a GPU ``"fp16"``.
         tensorrt: Use TensorRT, on a GPU.
         storage: How S3 and other stores are reached; default: from the environment.
 

@@ -114,6 +114,8 @@ def resolve(config: Config) -> Job:
         "partition_by": partition,
         "schema": SCHEMA_VERSION,
     }
+    if predict.precision != "fp32":  # lower precision gives other boxes
+        fields["precision"] = predict.precision
     path = local_path(config.Global.output)
     output = config.Global.output if path is None else os.path.abspath(path)
     try:

@@ -81,6 +81,20 @@ def test_backends_find_the_boxes_of_paddle(folder, pictures, expected, cache, ba
         assert (boxes[order] == boxes).all()
 
 
+def test_bfloat16_finds_nearly_the_same_or_says_that_the_cpu_has_none(folder, pictures, expected, cache):
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(UsageError, match="bf16"):
+            create_predictor(folder, precision="bf16", threads=2)
+        return
+    predictor, _ = create_predictor(folder, precision="bf16", threads=2)
+    boxes = predictor.predict(*pictures)[0]
+    sure = [row for row in expected[0] if row[1] > 0.3]
+    near = [(np.abs(boxes[:, 1] - row[1]) < 0.1) & (np.abs(boxes[:, 2:] - row[2:]) < 5).all(axis=1) for row in sure]
+    assert len(sure) > 10 and sum(map(np.any, near)) > 0.9 * len(sure)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_score_floor_changes_nothing_above_it(folder, pictures, cache, backend):
     whole = create_predictor(folder, backend=backend, threads=1)[0].predict(*pictures)
@@ -276,6 +290,8 @@ def test_paddle_prints_nothing_to_standard_output(folder, pictures, capfd):
         ({"device": "gpu:x"}, "device"),
         ({"precision": "int8"}, "precision"),
         ({"precision": "fp16"}, "GPU"),
+        ({"precision": "bf16", "backend": "paddle"}, "openvino"),
+        ({"precision": "bf16", "device": "gpu"}, "CPU"),
         ({"tensorrt": True}, "GPU"),
         ({"device": "gpu", "backend": "openvino"}, "openvino"),
         ({"device": "gpu", "backend": "onnxruntime", "precision": "fp16"}, "tensorrt"),

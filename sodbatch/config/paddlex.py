@@ -11,10 +11,11 @@ RUN_MODES: dict[str, dict[str, Any]] = {
     "paddle_fp32": {"backend": "paddle", "precision": "fp32", "tensorrt": False},
     "paddle_fp16": {"backend": "paddle", "precision": "fp16", "tensorrt": False},
     "mkldnn": {"backend": "paddle", "precision": "fp32", "tensorrt": False},
+    "mkldnn_bf16": {"backend": "openvino", "precision": "bf16", "tensorrt": False},
     "trt_fp32": {"backend": "paddle", "precision": "fp32", "tensorrt": True},
     "trt_fp16": {"backend": "paddle", "precision": "fp16", "tensorrt": True},
 }
-"""PaddleX 3.7's run modes, less ``trt_int8`` and ``mkldnn_bf16``, as backend, precision and tensorrt.
+"""PaddleX 3.7's run modes, less ``trt_int8``, as backend, precision and tensorrt.
 
 On a CPU the paddle backend uses oneDNN (``mkldnn``) wherever it works, so that ``paddle`` and ``mkldnn`` are one.
 """

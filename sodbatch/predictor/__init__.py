@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def create_predictor(
         streams: Pictures that OpenVINO and ONNX Runtime work on at the same time, sharing the
             threads; None for one a thread, 1 for the shortest time of a single picture.
         score_floor: Boxes scoring this or less may be left out; those above are the same.
-        precision: ``"fp32"`` or, on a GPU, ``"fp16"``.
+        precision: ``"fp32"``; ``"bf16"`` with OpenVINO on CPUs that have it, whose boxes differ a little; on a GPU
+            ``"fp16"``.
         tensorrt: Use TensorRT, on a GPU.
         batch_size: The most pictures that Paddle runs together.
 
@@ -65,8 +66,8 @@ def create_predictor(
     conversion = convert(
         folder,
         chosen,
-        lambda graph: _converted(chosen, graph, folder.preprocess, 0.0, options),
-        lambda: _paddle(folder, 0.0, options),
+        lambda graph: _converted(chosen, graph, folder.preprocess, 0.0, replace(options, precision="fp32")),
+        lambda: _paddle(folder, 0.0, replace(options, precision="fp32")),
     )
     if conversion.graph is None:
         predictor = _paddle(folder, score_floor, options)
@@ -107,7 +108,14 @@ def _converted(backend: str, graph: Path, preprocess: Preprocess, score_floor: f
     if backend == "openvino":
         from sodbatch.predictor.openvino import OpenVINOPredictor
 
-        return OpenVINOPredictor(graph, preprocess, threads=threads, streams=streams, score_floor=score_floor)
+        return OpenVINOPredictor(
+            graph,
+            preprocess,
+            threads=threads,
+            streams=streams,
+            score_floor=score_floor,
+            precision=options.precision,
+        )
     from sodbatch.predictor.onnxruntime import ONNXRuntimePredictor
 
     return ONNXRuntimePredictor(
@@ -135,8 +143,10 @@ def check_choice(*, backend: str, device: str, threads: int | None, precision: s
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "gpu") or (index and (kind == "cpu" or not index.isdecimal())):
         raise UsageError(f"device is {device!r}; expected cpu, gpu or gpu:N")
-    if precision not in ("fp32", "fp16"):
-        raise UsageError(f"precision is {precision!r}; expected fp32 or fp16")
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise UsageError(f"precision is {precision!r}; expected fp32, bf16 or fp16")
+    if precision == "bf16" and (kind != "cpu" or backend not in ("auto", "openvino")):
+        raise UsageError(f"precision bf16 needs backend openvino on a CPU; backend is {backend}, device is {device}")
     if kind == "cpu" and (tensorrt or precision == "fp16"):
         raise UsageError("tensorrt and precision fp16 need a GPU; device is cpu")
     if kind == "gpu" and backend == "openvino":

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sodbatch.errors import UsageError
 from sodbatch.predictor.base import by_class_and_score, usable_cpus
 from sodbatch.preprocess import Preprocess
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names; without one it takes bfloat16 where the CPU has it."""
 
 
 class OpenVINOPredictor:
@@ -22,6 +26,10 @@ class OpenVINOPredictor:
         streams: Parallel requests, which share the threads; None for one a thread, which is
             best for throughput. 1 gives a single picture all threads.
         score_floor: Boxes scoring this or less are not needed: pushed down into NMS.
+        precision: ``"fp32"``, or ``"bf16"`` on CPUs that have it.
+
+    Raises:
+        UsageError: The CPU has no bfloat16.
     """
 
     name = "openvino"
@@ -34,12 +42,15 @@ class OpenVINOPredictor:
         threads: int | None = None,
         streams: int | None = None,
         score_floor: float = 0.0,
+        precision: str = "fp32",
     ) -> None:
         import openvino as ov
 
         threads = threads or usable_cpus()
         streams = min(streams or threads, threads)
         core = ov.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UsageError("precision is bf16, which this CPU has not; expected fp32")
         model = core.read_model(graph)
         raise_score_threshold(model, score_floor)
         compiled = core.compile_model(
@@ -48,7 +59,7 @@ class OpenVINOPredictor:
             {
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": streams,
-                "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the CPU has it
+                "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             },
         )
         self._preprocess = preprocess
