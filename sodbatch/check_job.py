@@ -77,14 +77,7 @@ def run(config: Config, *, console: Console | None = None) -> int:
     with ProgressBar(console) as bar:
         bar.say(f"data set {display_uri(folder)}, output {display_uri(output)}")
         _change(config, folder, bar)
-        parts = [read_part(name, f"{folder}/annotations/instance_{name}.json", storage, faults) for name in PARTS]
-        check_records(parts, faults)
-        inspected = INSPECTED.empty_table()
-        if config.CheckDataset.decode:
-            inspected = _inspected(config, parts, folder, storage, bar)
-            check_pictures(parts, inspected, faults)
-        if not config.CheckDataset.decode or faults.wants("picture_unlisted"):
-            check_names(parts, list_pictures(folder, storage, SUFFIXES), faults, decoded=config.CheckDataset.decode)
+        parts, inspected = examine(config, folder, storage, faults, bar)
         bar.say("drawing and writing")
         table = faults.table()
         fetcher = Fetcher(storage, config.Fetch, config.Limits)
@@ -93,6 +86,32 @@ def run(config: Config, *, console: Console | None = None) -> int:
         _write_converted(config, parts, faults, storage, bar)
     _print(result, faults, table, output, console)
     return PASSED if result["check_pass"] else NOT_PASSED
+
+
+def examine(
+    config: Config, folder: str, storage: Storage, faults: Faults, bar: ProgressBar
+) -> tuple[list[Part], pa.Table]:
+    """Read a data set, and hold its records and pictures to all rules.
+
+    Args:
+        config: Its section CheckDataset says whether pictures are decoded.
+        folder: The data set.
+        storage: Reads it.
+        faults: Takes what is wrong.
+        bar: Shows progress.
+
+    Returns:
+        The parts, and what is known of their pictures: a table of ``INSPECTED``, empty if none were decoded.
+    """
+    parts = [read_part(name, f"{folder}/annotations/instance_{name}.json", storage, faults) for name in PARTS]
+    check_records(parts, faults)
+    inspected = INSPECTED.empty_table()
+    if config.CheckDataset.decode:
+        inspected = _inspected(config, parts, folder, storage, bar)
+        check_pictures(parts, inspected, faults)
+    if not config.CheckDataset.decode or faults.wants("picture_unlisted"):
+        check_names(parts, list_pictures(folder, storage, SUFFIXES), faults, decoded=config.CheckDataset.decode)
+    return parts, inspected
 
 
 def _refuse_changes_on_a_store(config: Config) -> None:
@@ -259,11 +278,17 @@ def _counts_by_name(part: Part) -> dict[str, int]:
     return dict(named)
 
 
-def _print(result: dict[str, Any], faults: Faults, table: pa.Table, output: str, console: Console) -> None:
+def first_faults(table: pa.Table, count: int) -> list[str]:
+    """Return a line for each of the first faults of a table."""
     lines = []
-    for fault in table.slice(0, PRINTED).to_pylist():
+    for fault in table.slice(0, count).to_pylist():
         where = ", ".join(filter(None, (fault["part"], fault["file"], fault["record"])))
         lines.append(printable(f"{fault['severity']}: {fault['rule']}: {where}: {fault['detail']}"))
+    return lines
+
+
+def _print(result: dict[str, Any], faults: Faults, table: pa.Table, output: str, console: Console) -> None:
+    lines = first_faults(table, PRINTED)
     total = faults.counts.total()
     if total > PRINTED:
         lines.append(f"... and {total - PRINTED:,} more")

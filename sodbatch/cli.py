@@ -53,6 +53,11 @@ OverrideOption = Annotated[
     ),
 ]
 
+DatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset-dir", metavar="DIR", help="The data set, local or s3://. Sets Global.dataset_dir."),
+]
+
 EngineOption = Annotated[
     str | None,
     typer.Option("--engine", metavar="ray|inline", help="inline: on this machine, without Ray. Sets Predict.engine."),
@@ -163,10 +168,7 @@ def export(config: ConfigOption = None, override: OverrideOption = None) -> int:
 def check_dataset(
     config: ConfigOption = None,
     override: OverrideOption = None,
-    dataset_dir: Annotated[
-        str | None,
-        typer.Option("--dataset-dir", metavar="DIR", help="The data set, local or s3://. Sets Global.dataset_dir."),
-    ] = None,
+    dataset_dir: DatasetOption = None,
     output: Annotated[
         str | None, typer.Option("--output", metavar="OUT", help="Where the report goes. Sets Global.output.")
     ] = None,
@@ -176,14 +178,92 @@ def check_dataset(
 
     Writes check_dataset_result.json as PaddleX does, pictures, charts, and a table of all faults.
     """
-    settings: dict[str, Any] = {"Global.mode": "check_dataset"}
-    if dataset_dir is not None:
-        settings["Global.dataset_dir"] = dataset_dir
-    if output is not None:
-        settings["Global.output"] = output
-    if engine is not None:
-        settings["Predict.engine"] = engine
-    return _check_dataset(load_config(config, override or (), settings))
+    return _check_dataset(load_config(config, override or (), _settings("check_dataset", dataset_dir, output, engine)))
+
+
+def _settings(mode: str, dataset_dir: str | None, output: str | None, engine: str | None) -> dict[str, Any]:
+    """Return what the options of a job on a data set set, those that were given."""
+    given = {"Global.dataset_dir": dataset_dir, "Global.output": output, "Predict.engine": engine}
+    return {"Global.mode": mode} | {key: value for key, value in given.items() if value is not None}
+
+
+@app.command(
+    "train",
+    epilog="Example: sodbatch train -c PP-YOLOE_plus_SOD-S -o Global.dataset_dir=./dataset/small_det_examples "
+    "-o Train.num_classes=10\n\nExit codes: 0 trained; 2 wrong usage or configuration, or a data set with errors; "
+    "1 the training failed, its checkpoints stay; 130 interrupted.",
+)
+def train(
+    config: ConfigOption = None,
+    override: OverrideOption = None,
+    dataset_dir: DatasetOption = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="OUT", help="Where the weights go. Sets Global.output.")
+    ] = None,
+    engine: EngineOption = None,
+) -> int:
+    """Train a model on a data set; run the same command again to go on after an interruption.
+
+    Writes train_result.json, checkpoints and best_model/inference as PaddleX does, and the curves of the losses.
+    """
+    return _train(load_config(config, override or (), _settings("train", dataset_dir, output, engine)))
+
+
+@app.command(
+    "evaluate",
+    epilog="Example: sodbatch evaluate -o Global.dataset_dir=./dataset/small_det_examples "
+    "-o Evaluate.weight_path=./output/best_model/best_model.pdparams\n\nExit codes: 0 evaluated; 3 evaluated, with "
+    "failed pictures; 2 wrong usage or configuration; 1 the job failed; 130 interrupted.",
+)
+def evaluate(
+    config: ConfigOption = None,
+    override: OverrideOption = None,
+    dataset_dir: DatasetOption = None,
+    predictions: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="OUT",
+            help="A finished run of sodbatch predict, which is evaluated as it is. Sets Evaluate.predictions.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="OUT", help="Where the figures go. Sets Global.output.")
+    ] = None,
+    engine: EngineOption = None,
+) -> int:
+    """Evaluate a model on a data set: COCO's figures, charts, and the pictures on which it does worst.
+
+    The model is Evaluate.weight_path (.pdparams), else the inference folder Predict.model_dir.
+    """
+    settings = _settings("evaluate", dataset_dir, output, engine)
+    if predictions is not None:
+        settings["Evaluate.predictions"] = predictions
+    return _evaluate(load_config(config, override or (), settings))
+
+
+@app.command(
+    "make_scenes",
+    epilog="Example: sodbatch make_scenes dataset --train 400 --val 100",
+)
+def make_scenes(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the data set goes.")],
+    train: Annotated[int, typer.Option("--train", help="Pictures in the part train.")] = 40,
+    val: Annotated[int, typer.Option("--val", help="Pictures in the part val.")] = 10,
+    width: Annotated[int, typer.Option("--width", help="Of every picture in pixels.")] = 640,
+    height: Annotated[int, typer.Option("--height", help="Of every picture in pixels.")] = 640,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same pictures.")] = 0,
+) -> None:
+    """Make a data set of drawn aerial scenes: pedestrians, cars, trucks and buses in exact boxes, to try things on."""
+    from rich.console import Console
+
+    from sodbatch.progress import ProgressBar
+    from sodbatch.scenes import write_scenes
+
+    with ProgressBar(Console(stderr=True)) as bar:
+        bar.expect(train + val)
+        write_scenes(folder, train, val, size=(height, width), seed=seed, on_made=bar.advance)
+    typer.echo(f"{train:,} pictures in train, {val:,} in val: {folder}")
 
 
 @app.command()
@@ -221,16 +301,14 @@ def show(
 def run(config: ConfigOption = None, override: OverrideOption = None) -> int:
     """Do what Global.mode says: takes the command lines of PaddleX's main.py."""
     loaded = load_config(config, override or ())
-    mode = loaded.Global.mode
-    if mode == "predict":
-        return _predict(loaded)
-    if mode == "export":
-        return _export(loaded)
-    if mode == "check_dataset":
-        return _check_dataset(loaded)
-    raise UsageError(
-        f"Global.mode = {mode}: not part of this version of sodbatch, which has predict, export and check_dataset"
-    )
+    jobs = {
+        "predict": _predict,
+        "export": _export,
+        "check_dataset": _check_dataset,
+        "train": _train,
+        "evaluate": _evaluate,
+    }
+    return jobs[loaded.Global.mode](loaded)
 
 
 def _predict(config: Config, *, dry_run: bool = False) -> int:
@@ -243,6 +321,18 @@ def _check_dataset(config: Config) -> int:
     from sodbatch import check_job
 
     return check_job.run(config)
+
+
+def _train(config: Config) -> int:
+    from sodbatch import train_job
+
+    return train_job.run(config)
+
+
+def _evaluate(config: Config) -> int:
+    from sodbatch import evaluate_job
+
+    return evaluate_job.run(config)
 
 
 def _export(config: Config) -> int:

@@ -13,8 +13,8 @@ from sodbatch.errors import JobError, RunEndedError, UsageError
 def test_a_usage_error_of_a_worker_stays_one_and_other_errors_are_one_line_without_secrets() -> None:
     outer = RuntimeError("a task failed")
     outer.__cause__ = UsageError("device gpu: this Paddle has no CUDA")
-    assert isinstance(engine._as_ours(outer), UsageError)
-    error = engine._as_ours(OSError("first line\ncannot write https://u:SECRET@host/x?X-Amz-Signature=SECRET"))
+    assert isinstance(engine.as_ours(outer), UsageError)
+    error = engine.as_ours(OSError("first line\ncannot write https://u:SECRET@host/x?X-Amz-Signature=SECRET"))
     assert isinstance(error, JobError)
     assert str(error).startswith("OSError: cannot write") and "SECRET" not in str(error) and "\n" not in str(error)
 
@@ -23,7 +23,7 @@ def test_a_usage_error_of_a_worker_stays_one_and_other_errors_are_one_line_witho
 def test_a_full_object_store_is_not_tried_again(kind: type[Exception]) -> None:
     outer = RuntimeError("a task failed")
     outer.__cause__ = kind("cannot store the object")
-    error = engine._as_ours(outer)
+    error = engine.as_ours(outer)
     assert isinstance(error, RunEndedError)
     assert "are full" in str(error) and "\n" not in str(error)
 
@@ -33,7 +33,7 @@ def test_an_error_of_a_write_that_ends_the_run_is_its_own_line_alone() -> None:
     cause = RunEndedError(f"{said}\nFailed to write after 1/1 attempts.\nTo change retry attempts, ...")
     twin = ray.exceptions.RayTaskError("write", "Traceback:\n  line\n  line", cause).as_instanceof_cause()
     assert isinstance(twin, RunEndedError) and "Traceback" in str(twin)
-    error = engine._as_ours(twin)
+    error = engine.as_ours(twin)
     assert type(error) is RunEndedError and str(error) == said
 
 

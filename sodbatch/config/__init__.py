@@ -81,7 +81,7 @@ class PredictSection(Section):
     batch_size: int = Field(1, ge=1, le=1024)
     threshold: ThresholdValue = None
     backend: Literal["auto", "paddle", "openvino", "onnxruntime"] = "auto"
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     tensorrt: bool = False
     engine: Literal["ray", "inline"] = "ray"
     path_column: Text | None = None
@@ -220,6 +220,35 @@ class CheckDatasetSection(Section):
     rules: dict[RuleName, Literal["error", "warning", "off"]] = {}
 
 
+class TrainSection(Section):
+    """Training; the learning rate is that of the model's published batch and scales with the batch."""
+
+    num_classes: Count | None = None
+    epochs_iters: int = Field(50, ge=1, le=100_000)
+    batch_size: int = Field(2, ge=1, le=1024)
+    learning_rate: float = Field(0.01, gt=0, le=10)
+    pretrain_weight_path: Text | None = None
+    warmup_steps: int = Field(100, ge=0)
+    resume_path: Text | None = None
+    log_interval: int = Field(10, ge=1)
+    eval_interval: int = Field(1, ge=1)
+    amp: Literal["OFF", "O1", "O2"] = "OFF"
+    static_assigner_epochs: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
+    max_failures: int = Field(3, ge=0)
+
+
+class EvaluateSection(Section):
+    """Evaluation of a model, or of a finished run of predictions."""
+
+    weight_path: Text | None = None
+    predictions: Folder | None = None
+    part: Literal["train", "val"] = "val"
+    match: Literal["name", "order"] = "name"
+    worst: int = Field(12, ge=0, le=1000)
+    log_interval: int = Field(10, ge=1)
+
+
 class Config(Section):
     """The whole configuration of one job."""
 
@@ -233,8 +262,8 @@ class Config(Section):
     Limits: LimitsSection = LimitsSection()
     Export: ExportSection = ExportSection()
     CheckDataset: CheckDatasetSection = CheckDatasetSection()
-    Train: dict[Any, Any] = {}
-    Evaluate: dict[Any, Any] = {}
+    Train: TrainSection = TrainSection()
+    Evaluate: EvaluateSection = EvaluateSection()
 
     @model_validator(mode="after")
     def _known_model(self) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from collections.abc import Callable, Iterable
@@ -27,7 +28,8 @@ def check_records(parts: list[Part], faults: Faults) -> None:
     """Check every record of all parts, and the parts beside each other."""
     for part in parts:
         _check_part(part, faults)
-    _check_between(parts, faults)
+    for train, val in itertools.pairwise(parts):
+        _check_between(train, val, faults)
 
 
 def unsafe(name: str) -> str | None:
@@ -158,8 +160,7 @@ def _twins(boxes: Boxes) -> NDArray[np.int64]:
     return twins
 
 
-def _check_between(parts: list[Part], faults: Faults) -> None:
-    train, val = parts
+def _check_between(train: Part, val: Part, faults: Faults) -> None:
     if train.categories and val.categories and dict(train.categories) != dict(val.categories):
         ours, theirs = set(train.categories), set(val.categories)
         detail = f"only in train: {_named(ours - theirs)}; only in val: {_named(theirs - ours)}"

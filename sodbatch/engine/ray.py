@@ -92,7 +92,7 @@ class RayEngine:
                     read = ray.data.from_arrow(blocks).map_batches(isolated, **self._on_cpus())
                     yield from read.iter_batches(batch_size=None, batch_format="pyarrow")
         except ray.exceptions.RayError as error:
-            raise _as_ours(error) from error
+            raise as_ours(error) from error
 
     def run(self, pipeline: Pipeline, pending: Iterable[pa.Table], listener: Listener) -> None:
         """See :meth:`sodbatch.engine.pipeline.Engine.run`."""
@@ -116,7 +116,7 @@ class RayEngine:
             work.give_up()
             raise
         if work.error is not None:
-            raise _as_ours(work.error) from work.error
+            raise as_ours(work.error) from work.error
 
     def _watch(self, work: _Work, monitor: Any, listener: Listener) -> None:
         """Pass on the monitor's news while Ray works; end the run when there has been none for too long.
@@ -295,7 +295,7 @@ class _Work:
             self.error = error
 
 
-def _as_ours(error: BaseException) -> UsageError | JobError:
+def as_ours(error: BaseException) -> UsageError | JobError:
     """Turn what Ray raises into one line: a worker's UsageError or RunEndedError stays one, since trying again cannot
     help."""
     cause: BaseException | None = error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -13,6 +15,7 @@ TEMPERATURE = 10_000.0
 """Wavelengths of the position code go up to about this many cells."""
 
 
+@functools.lru_cache(maxsize=32)
 def sincos_positions(height: int, width: int, channels: int) -> np.ndarray:
     """2-D sine-cosine position table, as PaddleDetection lays it out.
 

@@ -64,7 +64,7 @@ def export(
         log.warning("%s: no weights given; exporting untrained weights made from seed %d", spec.name, seed)
         state = seeded_state(spec, seed)
     else:
-        state = read_pdparams(_read_weights(weight_path, storage or Storage()))
+        state = read_pdparams(read_weights(weight_path, storage or Storage()))
     return export_state(spec, state, output_dir)
 
 
@@ -173,7 +173,12 @@ def save_graph(network: SODNetwork, prefix: Path) -> None:
         raise JobError(f"Paddle {paddle.version.full_version} wrote no inference.json; Paddle 3.0 or later is needed")
 
 
-def _read_weights(weight_path: str, storage: Storage) -> bytes:
+def read_weights(weight_path: str, storage: Storage) -> bytes:
+    """Read a file of weights, a path or URL.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     try:
         return storage.read_bytes(weight_path)
     except OSError as error:

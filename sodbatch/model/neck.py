@@ -57,8 +57,8 @@ class CSPPAN(nn.Layer):
         blocks = spec.blocks(BLOCKS)
         deepest = in_channels[-1]
         self.encoder = TransformerEncoder(deepest, spec.encoder_ffn, spec.encoder_layers)
-        height, width = spec.input_size
-        positions = paddle.to_tensor(sincos_positions(height // 32, width // 32, deepest))
+        self.input_cells = (spec.input_size[0] // 32, spec.input_size[1] // 32)
+        positions = paddle.to_tensor(sincos_positions(*self.input_cells, deepest))
         self.register_buffer("positions", positions, persistable=False)
 
         routed = (0, *(channels // 2 for channels in self.out_channels[:-1]))
@@ -78,7 +78,11 @@ class CSPPAN(nn.Layer):
     def encode(self, deepest: Tensor) -> Tensor:
         """Let every position of the stride-32 map [N, C, h, w] see every other."""
         _, channels, height, width = deepest.shape
-        tokens = self.encoder(deepest.flatten(2).transpose([0, 2, 1]), self.positions)
+        if (height, width) == self.input_cells:
+            positions = self.positions
+        else:  # in training, where pictures come in several sizes
+            positions = paddle.to_tensor(sincos_positions(height, width, channels))
+        tokens = self.encoder(deepest.flatten(2).transpose([0, 2, 1]), positions)
         return tokens.transpose([0, 2, 1]).reshape([-1, channels, height, width])
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

@@ -32,6 +32,14 @@ class SODNetwork(nn.Layer):
         """
         return self.yolo_head(self.neck(self.backbone(image)))
 
+    def logits(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What training learns from: class and bin logits per level, as of :meth:`PPYOLOEHead.logits`.
+
+        Args:
+            image: As of :meth:`forward`, but of any height and width that are multiples of 32.
+        """
+        return self.yolo_head.logits(self.neck(self.backbone(image)))
+
     def fuse(self) -> None:
         """Fuse every RepVGG block into one convolution; the network can then only be evaluated."""
         for layer in self.sublayers():

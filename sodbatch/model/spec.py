@@ -33,6 +33,8 @@ class NetworkSpec:
         labels: Class names in the order of the class ids.
         encoder_layers: Transformer layers on the stride-32 map.
         encoder_ffn: Width of their feed-forward part.
+        train_sides: Input sides in pixels that training takes in turn, multiples of 32.
+        reference_batch: Pictures of one step for which the published learning rate was chosen.
     """
 
     name: str
@@ -43,6 +45,8 @@ class NetworkSpec:
     labels: tuple[str, ...] = VISDRONE_LABELS
     encoder_layers: int = 4
     encoder_ffn: int = 2048
+    train_sides: tuple[int, ...] = tuple(range(320, 769, 32))
+    reference_batch: int = 64
 
     @property
     def num_classes(self) -> int:
@@ -62,11 +66,40 @@ SPECS = {
     for spec in (
         NetworkSpec("PP-YOLOE_plus_SOD-S", 0.33, 0.5, (640, 640), (-2, 8)),
         NetworkSpec("PP-YOLOE_plus_SOD-L", 1.0, 1.0, (640, 640), (-2, 8)),
-        NetworkSpec("PP-YOLOE_plus_SOD-largesize-L", 1.0, 1.0, (1920, 1920), (-2, 20)),
-        NetworkSpec("PP-YOLOE_plus_SOD-tiny", 0.33, 0.125, (320, 320), (-2, 8), encoder_layers=2, encoder_ffn=256),
+        NetworkSpec(
+            "PP-YOLOE_plus_SOD-largesize-L",
+            1.0,
+            1.0,
+            (1920, 1920),
+            (-2, 20),
+            train_sides=tuple(range(1024, 1921, 64)),
+            reference_batch=8,
+        ),
+        NetworkSpec(
+            "PP-YOLOE_plus_SOD-tiny",
+            0.33,
+            0.125,
+            (320, 320),
+            (-2, 8),
+            encoder_layers=2,
+            encoder_ffn=256,
+            train_sides=(256, 288, 320, 352, 384),
+        ),
+        NetworkSpec(
+            "PP-YOLOE_plus_SOD-demo",
+            0.33,
+            0.125,
+            (640, 640),
+            (-2, 8),
+            labels=("pedestrian", "car", "truck", "bus"),
+            encoder_layers=1,
+            encoder_ffn=256,
+            train_sides=(384, 448, 512),
+            reference_batch=8,
+        ),
     )
 }
-"""The three official models, and a reduced one for tests and demonstrations."""
+"""The three official models, a reduced one for tests, and the one of the demonstration."""
 
 
 def find_spec(name: str) -> NetworkSpec:

@@ -7,6 +7,7 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +70,31 @@ class ArrayUnpickler(pickle.Unpickler):
         return ALLOWED_GLOBALS[module, name]
 
 
+def read_saved(data: bytes) -> dict[str, Any]:
+    """Read what ``paddle.save`` wrote of a dictionary, without running anything that it may carry.
+
+    Args:
+        data: Content of the file.
+
+    Returns:
+        Arrays, numbers, texts and containers of them, by name.
+
+    Raises:
+        UsageError: Not such a file, or one that holds more than that.
+    """
+    try:
+        check_memo(data)
+        content = ArrayUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # a hostile or damaged pickle can raise anything
+        raise UsageError(f"the weights cannot be read as .pdparams: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"the weights hold a {type(content).__name__}, expected arrays by parameter name")
+    content.pop(NAME_TABLE, None)
+    return content
+
+
 def read_pdparams(data: bytes) -> State:
-    """Read what ``paddle.save(layer.state_dict())`` wrote, without running anything that it may carry.
+    """Read what ``paddle.save(layer.state_dict())`` wrote, as :func:`read_saved` does.
 
     Args:
         data: Content of a ``.pdparams`` file.
@@ -81,14 +105,7 @@ def read_pdparams(data: bytes) -> State:
     Raises:
         UsageError: Not such a file, or one that holds more than arrays.
     """
-    try:
-        check_memo(data)
-        content = ArrayUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a hostile or damaged pickle can raise anything
-        raise UsageError(f"the weights cannot be read as .pdparams: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"the weights hold a {type(content).__name__}, expected arrays by parameter name")
-    content.pop(NAME_TABLE, None)
+    content = read_saved(data)
     try:
         state = _join_slices(content)
         return {str(name): _as_float32(name, value) for name, value in state.items()}
@@ -143,3 +160,37 @@ def load_state(network: SODNetwork, state: State) -> None:
     check_state({name: tuple(tensor.shape) for name, tensor in expected.items()}, state)
     for name, tensor in expected.items():
         tensor.set_value(state[name])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a checkpoint's names.
+
+    Attributes:
+        missing: Names of the network that the checkpoint has not, which keep their values.
+        surplus: Names of the checkpoint that the network has not.
+        misshapen: Names whose shapes differ, as the class layer's where there are other classes; they keep theirs.
+    """
+
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+
+def load_matching(network: SODNetwork, state: State) -> Loaded:
+    """Copy into ``network`` what fits, to begin a training with.
+
+    Raises:
+        UsageError: Nothing fits.
+    """
+    expected = network.state_dict()
+    fitting = [name for name in expected if name in state and tuple(expected[name].shape) == state[name].shape]
+    if not fitting:
+        raise UsageError("none of the weights has a name and shape of this network")
+    for name in fitting:
+        expected[name].set_value(state[name])
+    return Loaded(
+        missing=tuple(name for name in expected if name not in state),
+        surplus=tuple(name for name in state if name not in expected),
+        misshapen=tuple(name for name in expected if name in state and name not in set(fitting)),
+    )

@@ -1,0 +1,177 @@
+"""Ray Train with Paddle: workers that form one group, on CPUs through gloo, on GPUs through NCCL.
+
+On GPUs untested on hardware; the environment variables and calls are those that Paddle documents.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.queue import Queue
+
+from sodbatch.config import Config
+from sodbatch.engine.connect import connect
+from sodbatch.engine.ray import as_ours
+from sodbatch.engine.resources import Node
+
+POLL_S = 0.5
+"""How often the lines of the first worker are looked for."""
+
+
+@dataclass
+class PaddleConfig(BackendConfig):
+    """Tells Ray Train to join its workers with Paddle."""
+
+    gpu: bool = False
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _PaddleBackend
+
+
+class _PaddleBackend(Backend):
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Join the workers; each gets the addresses of all."""
+        gpu = isinstance(backend_config, PaddleConfig) and backend_config.gpu
+        endpoints = [f"{host}:{port}" for host, port in worker_group.execute(_address)]
+        ray.get(
+            [worker_group.execute_single_async(rank, _join, rank, endpoints, gpu) for rank in range(len(endpoints))]
+        )
+
+
+def _address() -> tuple[str, int]:
+    from ray.train._internal.utils import get_address_and_port
+
+    return get_address_and_port()
+
+
+def _join(rank: int, endpoints: list[str], gpu: bool) -> None:
+    os.environ.update(
+        PADDLE_TRAINER_ID=str(rank),
+        PADDLE_TRAINERS_NUM=str(len(endpoints)),
+        PADDLE_CURRENT_ENDPOINT=endpoints[rank],
+        PADDLE_TRAINER_ENDPOINTS=",".join(endpoints),
+        PADDLE_MASTER=endpoints[0],
+        PADDLE_DISTRI_BACKEND="nccl" if gpu else "gloo",
+        FLAGS_selected_gpus="0",  # Ray shows each worker its own GPU only
+    )
+    import paddle
+    import paddle.distributed
+
+    paddle.device.set_device("gpu:0" if gpu else "cpu")
+    if len(endpoints) > 1:
+        paddle.distributed.init_parallel_env()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers of a training.
+
+    Attributes:
+        count: Their number.
+        cpus: CPUs that each reserves.
+        gpus: GPUs that each reserves.
+        threads: Threads that each computes with.
+    """
+
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+def plan_workers(nodes: list[Node], config: Config) -> Workers:
+    """Derive the workers from the cluster: one a GPU, or one a machine, unless ``Resources.actors`` says otherwise."""
+    named = config.Resources.actors
+    asked = named if isinstance(named, int) else named[1] if isinstance(named, tuple) else None
+    cores = int(sum(node.cpus for node in nodes))
+    gpus = int(sum(node.gpus for node in nodes))
+    device = config.Global.device
+    if device == "auto":
+        device = "gpu" if gpus else "cpu"
+    if device.startswith("gpu"):
+        listed = len(device.partition(":")[2].split(",")) if ":" in device else gpus
+        return Workers(asked or max(1, listed), 1.0, 1.0, 2)
+    count = asked or max(1, len([node for node in nodes if node.cpus]))
+    threads = config.Resources.threads_per_actor
+    return Workers(count, min(1.0, cores / count), 0.0, max(1, cores // count) if threads == "auto" else threads)
+
+
+def train_on_ray(
+    config: Config, make_loop: Callable[[Workers], Callable[[Callable[[str], None]], None]], say: Callable[[str], None]
+) -> None:
+    """Run a training on Ray until it is done; workers that die are started anew, ``Train.max_failures`` times.
+
+    Args:
+        config: Of the job.
+        make_loop: Returns, for the workers there will be, what each of them runs; it is given what says a line.
+        say: Takes the lines of the first worker.
+
+    Raises:
+        JobError: The training failed.
+        UsageError: No cluster answers, or it has no room for the workers.
+    """
+    connect(config.Resources.ray_address or os.environ.get("RAY_ADDRESS"))
+    try:
+        nodes = [
+            Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        workers = plan_workers(nodes, config)
+        say(f"Ray Train: {workers.count} workers of {workers.threads} threads")
+        lines = Queue(actor_options={"num_cpus": 0})
+        loop = make_loop(workers)
+        ended = threading.Event()
+        listener = threading.Thread(target=_pass_on, args=(lines, say, ended), daemon=True)
+        listener.start()
+        try:
+            with tempfile.TemporaryDirectory(prefix="sodbatch-train-") as scratch:
+                _fit(config, workers, lambda: loop(lines.put), scratch)
+        except Exception as error:
+            raise as_ours(error) from error
+        finally:
+            ended.set()
+            listener.join()
+    finally:
+        ray.shutdown()
+
+
+def _fit(config: Config, workers: Workers, loop: Callable[[], None], scratch: str) -> None:
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    trainer = DataParallelTrainer(
+        loop,
+        backend_config=PaddleConfig(gpu=workers.gpus > 0),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            storage_path=scratch,
+            failure_config=ray.train.FailureConfig(max_failures=config.Train.max_failures),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},  # type: ignore[call-arg]
+        ),
+    )
+    trainer.fit()
+
+
+def _pass_on(lines: Queue, say: Callable[[str], None], ended: threading.Event) -> None:
+    """Say what comes until the training has ended and nothing is left."""
+    while True:
+        last = ended.is_set()
+        try:
+            say(lines.get(timeout=POLL_S))
+        except Empty:
+            if last:
+                return
+        except Exception:
+            return  # Ray is going down

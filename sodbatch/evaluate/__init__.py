@@ -1,0 +1,1 @@
+"""Evaluation of detections against a data set: COCO's figures, charts, the worst pictures."""

@@ -1,0 +1,238 @@
+"""The training job: from a configuration to weights, an inference folder and ``train_result.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from sodbatch.check_job import dataset_root, examine, first_faults
+from sodbatch.config import Config
+from sodbatch.dataset.coco import Part
+from sodbatch.dataset.faults import Faults
+from sodbatch.errors import JobError, UsageError
+from sodbatch.evaluate.truth import truth_of
+from sodbatch.lease import USUAL_PACE, Lease, Pace, this_process, wait_until_free
+from sodbatch.model.spec import NetworkSpec, find_spec
+from sodbatch.predictor.base import usable_cpus
+from sodbatch.progress import ProgressBar
+from sodbatch.record import Rank
+from sodbatch.storage import Storage, display_uri
+from sodbatch.train.examples import examples_of
+
+if TYPE_CHECKING:
+    from sodbatch.train.loop import Plan
+
+log = logging.getLogger(__name__)
+
+SHOWN_FAULTS = 10
+
+
+def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PACE) -> int:
+    """Train a model; the same command goes on from the last checkpoint in ``Global.output``.
+
+    Args:
+        config: ``Global.dataset_dir`` names the data set, ``Train`` says how.
+        console: Where to print; standard error by default.
+        pace: Of the lease on the output.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: The request cannot be carried out as given, or the data set has errors; no work was started.
+        JobError: The training could not finish; its checkpoints stay.
+    """
+    storage = Storage(config.S3, config.Fetch)
+    spec = find_spec(config.Global.model)
+    output = config.Global.output
+    folder = dataset_root(config.Global.dataset_dir, storage)
+    storage.check_writable(output)
+    with ProgressBar(console or Console(stderr=True)) as bar:
+        dead = wait_until_free(output, storage, pace, bar.say)
+        bar.say(f"model {spec.name}, data set {display_uri(folder)}, output {display_uri(output)}")
+        train, val = _checked(config, folder, storage, bar)
+        spec = _with_classes(spec, train, config)
+        settings = _settings(config, spec, folder, train, val)
+        attempt = dead.attempt + 1 if dead else 1
+        with Lease(output, storage, this_process(Rank(attempt, uuid.uuid4().hex)), pace):
+            resume = _resume_point(config, settings, storage)
+            storage.write_atomic(f"{output}/config.yaml", _as_yaml(config))
+            _train(config, spec, folder, train, val, settings, resume, bar.say)
+            result = _finish(config, spec, storage)
+    best = result["models"]["best"]
+    bar.say(f"best AP {best['score']:.4f}; ready for predict: {display_uri(output)}/best_model/inference")
+    return 0
+
+
+def _checked(config: Config, folder: str, storage: Storage, bar: ProgressBar) -> tuple[Part, Part]:
+    """Read the data set and refuse what the check job would."""
+    faults = Faults(config.CheckDataset.rules)
+    (train, val), _ = examine(config, folder, storage, faults, bar)
+    if faults.errors:
+        shown = "\n".join(first_faults(faults.table(), SHOWN_FAULTS))
+        raise UsageError(
+            f"the data set has {faults.errors:,} errors, and is not trained on; sodbatch check_dataset lists all. "
+            f"The first:\n{shown}"
+        )
+    return train, val
+
+
+def _with_classes(spec: NetworkSpec, train: Part, config: Config) -> NetworkSpec:
+    names = tuple(name for _, name in train.categories)
+    asked = config.Train.num_classes
+    if asked is not None and asked != len(names):
+        raise UsageError(
+            f"Train.num_classes = {asked}, but the data set has {len(names)} categories: {', '.join(names)}"
+        )
+    batch = config.Train.batch_size
+    if len(train.images.ids) < batch:
+        raise UsageError(f"Train.batch_size = {batch}, but the part train has {len(train.images.ids)} pictures")
+    if config.Train.amp != "OFF" and config.Global.device == "cpu":
+        raise UsageError(f"Train.amp = {config.Train.amp}: mixed precision needs a GPU; expected OFF on a CPU")
+    return replace(spec, labels=names)
+
+
+def _settings(config: Config, spec: NetworkSpec, folder: str, train: Part, val: Part) -> str:
+    """Fingerprint of what must not change in a training that goes on."""
+    section = config.Train.model_dump(exclude={"resume_path", "log_interval", "eval_interval", "max_failures"})
+    sizes = [[len(part.images.ids), len(part.boxes.ids)] for part in (train, val)]
+    text = json.dumps([repr(spec), section, folder, sizes], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _resume_point(config: Config, settings: str, storage: Storage) -> str | None:
+    """Return the checkpoint to go on from: the one named, else the last in the output.
+
+    Raises:
+        UsageError: It is of a training with other settings.
+    """
+    from sodbatch.train.checkpoint import find_last, read_standing
+
+    named = config.Train.resume_path
+    if named is not None:
+        prefix = re.sub(r"\.pd(params|ema|opt|states)$", "", named)
+        standing = read_standing(f"{prefix}.pdstates", storage)
+        if standing.settings != settings:
+            log.warning("%s is of a training with other settings, which goes on with these", display_uri(prefix))
+        return prefix
+    last = find_last(config.Global.output, storage)
+    if last is None:
+        return None
+    prefix, standing = last
+    if standing.settings != settings:
+        raise UsageError(
+            f"{display_uri(config.Global.output)} holds a training with other settings or another data set; choose "
+            "another Global.output, or name its checkpoint to go on from: "
+            f"Train.resume_path={display_uri(prefix)}.pdparams"
+        )
+    return prefix
+
+
+def _as_yaml(config: Config) -> bytes:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+
+
+def _train(
+    config: Config,
+    spec: NetworkSpec,
+    folder: str,
+    train: Part,
+    val: Part,
+    settings: str,
+    resume: str | None,
+    say: Callable[[str], None],
+) -> None:
+    from sodbatch.train.loop import Plan
+
+    def plan(threads: int) -> Plan:
+        return Plan(
+            config=config,
+            spec=spec,
+            train=examples_of(train, folder),
+            val=examples_of(val, folder),
+            truth=truth_of(val),
+            settings=settings,
+            resume=resume,
+            threads=threads,
+        )
+
+    if config.Predict.engine == "inline":
+        from sodbatch.train.loop import train as train_alone
+
+        train_alone(plan(usable_cpus()), say)
+        return
+    from sodbatch.engine.training import train_on_ray
+
+    train_on_ray(config, lambda workers: _Loop(plan(workers.threads), workers.count), say)
+
+
+class _Loop:
+    """What a worker of Ray runs; a worker started anew goes on from the last checkpoint."""
+
+    def __init__(self, plan: Plan, workers: int) -> None:
+        self.plan = plan
+        if len(plan.train) < workers * plan.config.Train.batch_size:
+            raise UsageError(
+                f"{workers} workers with Train.batch_size = {plan.config.Train.batch_size} each need more than the "
+                f"{len(plan.train)} pictures of the part train"
+            )
+
+    def __call__(self, say: Callable[[str], None]) -> None:
+        from sodbatch.train.checkpoint import find_last
+        from sodbatch.train.loop import train
+
+        storage = Storage(self.plan.config.S3, self.plan.config.Fetch)
+        last = find_last(self.plan.config.Global.output, storage)
+        resume = last[0] if last and last[1].settings == self.plan.settings else self.plan.resume
+        train(replace(self.plan, resume=resume), say)
+
+
+def _finish(config: Config, spec: NetworkSpec, storage: Storage) -> dict[str, Any]:
+    """Export the best weights and write the result."""
+    from sodbatch.model.export import export_state
+    from sodbatch.train.checkpoint import BEST, list_states, read, read_standing
+
+    output = config.Global.output
+    best = read(f"{output}/{BEST}/{BEST}", storage)
+    with TemporaryDirectory(prefix="sodbatch-export-") as scratch:
+        for file in sorted(Path(export_state(spec, best.averaged, Path(scratch) / "inference")).iterdir()):
+            storage.write_atomic(f"{output}/{BEST}/inference/{file.name}", file.read_bytes())
+    states = {url: read_standing(url, storage) for url in list_states(output, storage)}
+    models = {}
+    for number, url in enumerate(sorted(states, key=lambda url: -states[url].epoch), 1):
+        models[f"last_{number}"] = _described(url.removesuffix(".pdstates"), states[url].metric, states[url].epoch)
+    models["best"] = _described(f"{BEST}/{BEST}", best.standing.metric, best.standing.epoch) | {
+        "inference_config": f"{BEST}/inference/inference.yml",
+        "pdmodel": f"{BEST}/inference/inference.json",
+        "pdiparams": f"{BEST}/inference/inference.pdiparams",
+    }
+    if best.standing.metric < 0:
+        raise JobError("no epoch could be evaluated; the checkpoints stay")
+    result = {
+        "done_flag": True,
+        "model_name": spec.name,
+        "label_dict": "",
+        "visualdl_log": "",
+        "train_log": "train.log",
+        "config": "config.yaml",
+        "models": models,
+    }
+    storage.write_atomic(f"{output}/train_result.json", json.dumps(result, indent=2).encode())
+    return result
+
+
+def _described(prefix: str, score: float, epoch: int) -> dict[str, Any]:
+    name = "/".join(prefix.split("/")[-2:])
+    files = {tag: f"{name}.{tag}" for tag in ("pdparams", "pdema", "pdopt", "pdstates")}
+    return {"score": score, "epoch": epoch, **files}
