@@ -23,7 +23,9 @@ from sodbatch.dataset.faults import Faults
 from sodbatch.errors import JobError, UsageError
 from sodbatch.evaluate.truth import truth_of
 from sodbatch.lease import USUAL_PACE, Lease, Pace, this_process, wait_until_free
+from sodbatch.model.export import read_weights
 from sodbatch.model.spec import NetworkSpec, find_spec
+from sodbatch.model.weights import read_pdparams
 from sodbatch.predictor.base import usable_cpus
 from sodbatch.progress import ProgressBar
 from sodbatch.record import Rank
@@ -67,6 +69,8 @@ def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PA
         attempt = dead.attempt + 1 if dead else 1
         with Lease(output, storage, this_process(Rank(attempt, uuid.uuid4().hex)), pace):
             resume = _resume_point(config, settings, storage)
+            if resume is None and config.Train.pretrain_weight_path is not None:
+                read_pdparams(read_weights(config.Train.pretrain_weight_path, storage))  # or say so before any work
             storage.write_atomic(f"{output}/config.yaml", _as_yaml(config))
             _train(config, spec, folder, train, val, settings, resume, bar.say)
             result = _finish(config, spec, storage)

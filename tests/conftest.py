@@ -10,5 +10,6 @@ pytest_plugins = [
     "fixtures_http",
     "fixtures_model",
     "fixtures_s3",
+    "fixtures_scenes",
     "fixtures_stages",
 ]

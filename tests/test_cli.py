@@ -164,10 +164,10 @@ def test_run_takes_paddlex_command_lines(job: Job, tmp_path: Path, monkeypatch: 
     assert job.config.Predict.input == "small_object_detection.jpg"
 
 
-@pytest.mark.parametrize("mode", ["train", "evaluate"])
-def test_run_says_which_modes_it_has_not(job: Job, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("mode", ["train", "evaluate", "check_dataset"])
+def test_run_does_what_the_mode_says(job: Job, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "-o", f"Global.mode={mode}"]) == 2
-    assert f"Global.mode = {mode}: not part of this version" in capsys.readouterr().err
+    assert "Global.dataset_dir is not set" in capsys.readouterr().err
 
 
 def test_models_lists_the_three(

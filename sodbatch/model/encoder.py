@@ -10,7 +10,6 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 HEADS = 4
-DROPOUT = 0.1
 TEMPERATURE = 10_000.0
 """Wavelengths of the position code go up to about this many cells."""
 
@@ -37,13 +36,13 @@ def sincos_positions(height: int, width: int, channels: int) -> np.ndarray:
 class SelfAttention(nn.Layer):
     """Multi-head attention; positions are added to queries and keys, not to values."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
         self.channels = channels
         self.in_proj_weight = self.create_parameter([channels, 3 * channels])
         self.in_proj_bias = self.create_parameter([3 * channels], is_bias=True)
         self.out_proj = nn.Linear(channels, channels)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def project(self, tokens: Tensor, part: int) -> Tensor:
         """Query (0), key (1) or value (2) of every head: [N, heads, tokens, channels / heads]."""
@@ -64,14 +63,14 @@ class SelfAttention(nn.Layer):
 class EncoderLayer(nn.Layer):
     """Attention and feed-forward, each normalised after its residual sum (post-norm), GELU in its exact form."""
 
-    def __init__(self, channels: int, ffn: int) -> None:
+    def __init__(self, channels: int, ffn: int, dropout: float) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(channels)
+        self.self_attn = SelfAttention(channels, dropout)
         self.linear1 = nn.Linear(channels, ffn)
         self.linear2 = nn.Linear(ffn, channels)
         self.norm1 = nn.LayerNorm(channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens, positions)))
@@ -82,9 +81,9 @@ class EncoderLayer(nn.Layer):
 class TransformerEncoder(nn.Layer):
     """A stack of encoder layers over tokens [N, tokens, channels]."""
 
-    def __init__(self, channels: int, ffn: int, layers: int) -> None:
+    def __init__(self, channels: int, ffn: int, layers: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.LayerList([EncoderLayer(channels, ffn) for _ in range(layers)])
+        self.layers = nn.LayerList([EncoderLayer(channels, ffn, dropout) for _ in range(layers)])
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         for layer in self.layers:

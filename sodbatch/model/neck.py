@@ -56,7 +56,7 @@ class CSPPAN(nn.Layer):
         self.out_channels = spec.channels(CHANNELS)
         blocks = spec.blocks(BLOCKS)
         deepest = in_channels[-1]
-        self.encoder = TransformerEncoder(deepest, spec.encoder_ffn, spec.encoder_layers)
+        self.encoder = TransformerEncoder(deepest, spec.encoder_ffn, spec.encoder_layers, spec.encoder_dropout)
         self.input_cells = (spec.input_size[0] // 32, spec.input_size[1] // 32)
         positions = paddle.to_tensor(sincos_positions(*self.input_cells, deepest))
         self.register_buffer("positions", positions, persistable=False)

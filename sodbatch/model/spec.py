@@ -33,6 +33,7 @@ class NetworkSpec:
         labels: Class names in the order of the class ids.
         encoder_layers: Transformer layers on the stride-32 map.
         encoder_ffn: Width of their feed-forward part.
+        encoder_dropout: Share of values that their dropout leaves out in training.
         train_sides: Input sides in pixels that training takes in turn, multiples of 32.
         reference_batch: Pictures of one step for which the published learning rate was chosen.
     """
@@ -45,6 +46,7 @@ class NetworkSpec:
     labels: tuple[str, ...] = VISDRONE_LABELS
     encoder_layers: int = 4
     encoder_ffn: int = 2048
+    encoder_dropout: float = 0.1
     train_sides: tuple[int, ...] = tuple(range(320, 769, 32))
     reference_batch: int = 64
 
@@ -83,6 +85,7 @@ SPECS = {
             (-2, 8),
             encoder_layers=2,
             encoder_ffn=256,
+            encoder_dropout=0.0,
             train_sides=(256, 288, 320, 352, 384),
         ),
         NetworkSpec(

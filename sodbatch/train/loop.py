@@ -14,6 +14,7 @@ from sodbatch.config import Config
 from sodbatch.errors import JobError
 from sodbatch.evaluate.figures import Figures, GroundTruth
 from sodbatch.fetch import Fetcher
+from sodbatch.model.export import read_weights
 from sodbatch.model.network import SODNetwork
 from sodbatch.model.spec import NetworkSpec
 from sodbatch.model.weights import load_matching, load_state, read_pdparams
@@ -114,7 +115,7 @@ class _Training:
         path = self.section.pretrain_weight_path
         if path is None:
             return None, ["no pretrained weights: the network begins from random ones"]
-        loaded = load_matching(self.network, read_pdparams(self.storage.read_bytes(path)))
+        loaded = load_matching(self.network, read_pdparams(read_weights(path, self.storage)))
         lines = [f"pretrained weights from {display_uri(path)}"]
         for reason, names in (
             ("of another shape, which begin anew", loaded.misshapen),
