@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sodbatch.storage.local import write_atomic
+from sodbatch.storage.local import LEFTOVERS, write_atomic
 
 _NOTE = ".sodbatch-swap.json"
 
@@ -52,6 +52,9 @@ def finish_swap(folder: str) -> str | None:
             if backup is not None and not (root / backup).exists():
                 os.replace(target, root / backup)
             os.replace(new, target)
+    for parent in {(root / step["target"]).parent for step in noted["steps"]} | {root}:
+        for left in parent.glob(LEFTOVERS):  # of a process that died while it wrote
+            left.unlink()
     note.unlink()
     return str(noted["change"])
 

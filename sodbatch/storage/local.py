@@ -13,6 +13,11 @@ from sodbatch.storage.errors import NotAFileError, TooLargeError
 from sodbatch.storage.info import FileInfo
 from sodbatch.storage.uris import local_source
 
+_PREFIX, _SUFFIX = ".sodbatch-", ".tmp"
+
+LEFTOVERS = f"{_PREFIX}*{_SUFFIX}"
+"""Names of files that a process has begun to write, which stay where it dies."""
+
 
 def read(path: str, max_bytes: int | None = None) -> bytes:
     """Read a regular file whole.
@@ -54,7 +59,7 @@ def write_atomic(path: str, data: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing, also after a crash; makes missing folders."""
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".sodbatch-", suffix=".tmp", dir=folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
