@@ -26,7 +26,20 @@ import numpy as np
 from benchmarks.measure import SUFFIXES, Result, Setup, Table
 from examples.demo import draw_picture
 
-BENCHMARKS = ("throughput", "crowded", "overhead", "models", "start", "memory", "scale", "ledger", "boxes", "dataset")
+BENCHMARKS = (
+    "throughput",
+    "crowded",
+    "overhead",
+    "models",
+    "start",
+    "memory",
+    "scale",
+    "ledger",
+    "boxes",
+    "dataset",
+    "evaluate",
+    "training",
+)
 DRAWN = 40
 DRAWN_SIZE = (765, 1360)
 

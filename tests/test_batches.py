@@ -16,8 +16,8 @@ from sodbatch.train.schedule import learning_rate, scaled_rate, side_of_step
 
 
 def test_two_workers_take_together_what_one_takes() -> None:
-    one = Order(11, batch_size=4, workers=1, sides=(64,), seed=5)
-    two = Order(11, batch_size=2, workers=2, sides=(64,), seed=5)
+    one = Order(11, batch_size=4, workers=1, sides=(64,), expand=4.0, seed=5)
+    two = Order(11, batch_size=2, workers=2, sides=(64,), expand=4.0, seed=5)
     assert one.steps_per_epoch == two.steps_per_epoch == 2
     for epoch in range(3):
         for step in range(2):
@@ -48,7 +48,7 @@ def batches(order: Order, rank: int, epoch: int) -> list[np.ndarray]:
 
 
 def test_batches_are_the_same_again_and_others_in_another_epoch() -> None:
-    order = Order(8, batch_size=2, workers=1, sides=(64, 96), seed=3)
+    order = Order(8, batch_size=2, workers=1, sides=(64, 96), expand=4.0, seed=3)
     first = batches(order, 0, 1)
     assert len(first) == 4
     assert all((a == b).all() for a, b in zip(first, batches(order, 0, 1), strict=True))
@@ -59,7 +59,7 @@ def test_what_cannot_be_read_ends_the_epoch() -> None:
     def broken(row: int) -> Sample:
         raise RuntimeError(f"row {row}")
 
-    reader = Reader(broken, Order(4, 2, 1, (64,), 0), 0, threads=1)
+    reader = Reader(broken, Order(4, 2, 1, (64,), 4.0, 0), 0, threads=1)
     with pytest.raises(RuntimeError, match="row"):
         next(reader.epoch(0))
     reader.close()
@@ -78,7 +78,7 @@ def test_boxes_stay_inside_and_belong_to_their_pixels(seed: int) -> None:
     image = np.full((80, 100, 3), 20, np.uint8)
     image[30:50, 40:70] = 250
     one = Sample(image, np.array([[40, 30, 70, 50]], np.float32), np.array([1]))
-    result = augment(rng, one, 128, cv2.INTER_NEAREST)
+    result = augment(rng, one, 128, cv2.INTER_NEAREST, 4.0)
     assert result.image.shape == (128, 128, 3)
     for x1, y1, x2, y2 in result.boxes:
         assert 0 <= x1 < x2 <= 128 and 0 <= y1 < y2 <= 128
@@ -96,7 +96,7 @@ def test_a_window_shows_the_picture_where_it_lies() -> None:
     assert boxes_in(Window(-6, -4, 12, 8), np.array([[0, 0, 3, 2]], np.float32)).tolist() == [[6, 4, 9, 6]]
     assert boxes_in(Window(2, 1, 2, 2), np.array([[0, 0, 9, 9]], np.float32)).tolist() == [[0, 0, 2, 2]]
     for _ in range(200):
-        window = expanded(rng, 40, 60)
+        window = expanded(rng, 40, 60, 4.0)
         assert window.left <= 0 and window.top <= 0
         assert window.left + window.width >= 60 and window.top + window.height >= 40
         assert 1 <= window.width / 60 <= 4 and 1 <= window.height / 40 <= 4

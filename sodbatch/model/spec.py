@@ -35,6 +35,7 @@ class NetworkSpec:
         encoder_ffn: Width of their feed-forward part.
         encoder_dropout: Share of values that their dropout leaves out in training.
         train_sides: Input sides in pixels that training takes in turn, multiples of 32.
+        train_expand: The most that training may enlarge a picture's canvas, which makes its objects smaller.
         reference_batch: Pictures of one step for which the published learning rate was chosen.
     """
 
@@ -48,6 +49,7 @@ class NetworkSpec:
     encoder_ffn: int = 2048
     encoder_dropout: float = 0.1
     train_sides: tuple[int, ...] = tuple(range(320, 769, 32))
+    train_expand: float = 4.0
     reference_batch: int = 64
 
     @property
@@ -98,6 +100,7 @@ SPECS = {
             encoder_layers=1,
             encoder_ffn=256,
             train_sides=(384, 448, 512),
+            train_expand=1.5,
             reference_batch=8,
         ),
     )

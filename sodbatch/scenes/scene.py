@@ -11,8 +11,8 @@ from sodbatch.scenes.things import BUS, CAR, LABELS, PEDESTRIAN, TRUCK, Thing, f
 
 __all__ = ["LABELS", "Scene", "make_scene"]
 
-SCALE = (6.0, 11.0)
-"""Pixels a metre: a car is 27 to 50 pixels long, a pedestrian 10 to 19 high."""
+SCALE = (7.0, 12.0)
+"""Pixels a metre: a car is 31 to 54 pixels long, a pedestrian 12 to 21 high."""
 
 MAX_TURN = 0.6
 """Most that the roads of a scene are turned from the picture's sides, in radians."""
@@ -29,7 +29,7 @@ MARKING = (215, 220, 220)
 VISIBLE = 0.6
 """Share of a thing that lies in the picture, below which it is not placed."""
 
-VEHICLES = ((CAR, 0.8), (TRUCK, 0.12), (BUS, 0.08))
+VEHICLES = ((CAR, 0.64), (TRUCK, 0.2), (BUS, 0.16))
 HIGHEST_ROOF = 7.0
 """In metres; its shadow is as long."""
 

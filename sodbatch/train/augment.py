@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-EXPAND_PROBABILITY, EXPAND_MOST = 0.5, 4.0
+EXPAND_PROBABILITY = 0.5
 FILL = (123.675, 116.28, 103.53)
 """RGB beside an expanded picture."""
 
@@ -58,7 +58,7 @@ class Window:
     height: int
 
 
-def augment(rng: np.random.Generator, sample: Sample, side: int, interpolation: int) -> Sample:
+def augment(rng: np.random.Generator, sample: Sample, side: int, interpolation: int, most: float) -> Sample:
     """Distort colours, expand, crop, mirror, and bring to ``side`` x ``side`` pixels, not keeping the aspect.
 
     Args:
@@ -66,9 +66,10 @@ def augment(rng: np.random.Generator, sample: Sample, side: int, interpolation: 
         sample: As read.
         side: Of the result in pixels.
         interpolation: One of OpenCV's.
+        most: The most that the canvas is enlarged.
     """
     height, width = sample.image.shape[:2]
-    window = expanded(rng, height, width)
+    window = expanded(rng, height, width, most)
     window, kept = cropped(rng, window, sample.boxes)
     boxes = boxes_in(window, sample.boxes[kept])
     image = paint(rng, sample.image, window, side, interpolation)
@@ -79,11 +80,11 @@ def augment(rng: np.random.Generator, sample: Sample, side: int, interpolation: 
     return Sample(image, boxes, sample.labels[kept])
 
 
-def expanded(rng: np.random.Generator, height: int, width: int) -> Window:
-    """Return the whole picture, or at random a canvas of up to ``EXPAND_MOST`` times its sides with it somewhere."""
+def expanded(rng: np.random.Generator, height: int, width: int, most: float) -> Window:
+    """Return the whole picture, or at random a canvas of up to ``most`` times its sides with it somewhere."""
     if rng.random() < EXPAND_PROBABILITY:
         return Window(0, 0, width, height)
-    ratio = rng.uniform(1.0, EXPAND_MOST)
+    ratio = rng.uniform(1.0, most)
     wide, tall = int(width * ratio), int(height * ratio)
     left, top = int(rng.integers(0, wide - width + 1)), int(rng.integers(0, tall - height + 1))
     return Window(-left, -top, wide, tall)

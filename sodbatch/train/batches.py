@@ -49,6 +49,7 @@ class Order:
         batch_size: Of one worker.
         workers: That share a step.
         sides: Input sides in pixels, one of which each step takes.
+        expand: The most that a picture's canvas is enlarged.
         seed: Of everything.
     """
 
@@ -56,6 +57,7 @@ class Order:
     batch_size: int
     workers: int
     sides: Sequence[int]
+    expand: float
     seed: int
 
     @property
@@ -123,7 +125,7 @@ class Reader:
 
     def _make(self, epoch: int, row: int, side: int, interpolation: int) -> Sample:
         rng = np.random.default_rng((self._order.seed, 3, epoch, row))
-        return augment(rng, self._read(row), side, interpolation)
+        return augment(rng, self._read(row), side, interpolation, self._order.expand)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

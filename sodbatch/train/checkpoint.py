@@ -8,6 +8,7 @@ checkpoint without it is none.
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import paddle
 
 from sodbatch.errors import UsageError
 from sodbatch.model.weights import State, read_pdparams, read_saved
-from sodbatch.storage import Storage, display_uri
+from sodbatch.storage import Storage, display_uri, local_path
 
 KEPT = 5
 """Checkpoints of the last epochs that are kept, beside the best."""
@@ -125,6 +126,9 @@ def prune(output: str, storage: Storage) -> None:
     for _, prefix in sorted(states)[:-KEPT]:
         for suffix in ("pdstates", "pdparams", "pdema", "pdopt"):  # what declares it whole goes first
             storage.delete(f"{prefix}.{suffix}")
+        folder = local_path(prefix.rpartition("/")[0])
+        if folder is not None and not os.listdir(folder):
+            os.rmdir(folder)
 
 
 def _dumped(content: dict[str, Any]) -> bytes:

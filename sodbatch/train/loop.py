@@ -81,7 +81,12 @@ class _Training:
         self.storage = Storage(plan.config.S3, plan.config.Fetch)
         self.output = plan.config.Global.output
         self.order = Order(
-            len(plan.train), self.section.batch_size, group.size, plan.spec.train_sides, self.section.seed
+            pictures=len(plan.train),
+            batch_size=self.section.batch_size,
+            workers=group.size,
+            sides=plan.spec.train_sides,
+            expand=plan.spec.train_expand,
+            seed=self.section.seed,
         )
         self.rate = scaled_rate(self.section.learning_rate, self.order.global_batch, plan.spec.reference_batch)
         self.total_steps = self.section.epochs_iters * self.order.steps_per_epoch

@@ -1,0 +1,42 @@
+"""Training steps: pictures a second, and the share of the time that the training waits for data.
+
+Target: waiting at most 5 %.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks.measure import Result, Setup, Table, in_turn, script
+from sodbatch.scenes import write_scenes
+
+MODELS = {"S": ("PP-YOLOE_plus_SOD-S", 640, 2, 24), "demo": ("PP-YOLOE_plus_SOD-demo", 448, 8, 96)}
+"""Of each its name, the input side, the pictures of a step and those of an epoch."""
+
+
+def measure(setup: Setup) -> Result:
+    """Run the benchmark."""
+    tools: dict[str, Callable[[], Any]] = {}
+    for name, (model, side, batch, pictures) in MODELS.items():
+        dataset = write_scenes(setup.work / f"scenes-{name}", setup.size(pictures, 2 * batch * 4), 1)
+        tools[f"{name} at {side}, batch {batch}"] = partial(_steps, setup, model, side, batch, dataset)
+    measured = in_turn(setup.rounds, tools)
+    rows = [
+        [
+            name,
+            statistics.median(rate for one in values for rate in one["rates"]),
+            statistics.median(share for one in values for share in one["waited"]),
+            max(share for one in values for share in one["waited"]),
+        ]
+        for name, values in measured.items()
+    ]
+    title = f"Training steps on {setup.threads} cores, medians of {setup.rounds} rounds"
+    header = ["", "pictures/s", "waiting for data (%)", "the most of any 4 steps (%)"]
+    return Result([Table(title, header, rows)], measured)
+
+
+def _steps(setup: Setup, model: str, side: int, batch: int, dataset: Any) -> dict[str, Any]:
+    return script("train_steps", model, side, batch, dataset, setup.output())
