@@ -21,10 +21,9 @@ from importlib import import_module
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from benchmarks.measure import SUFFIXES, Result, Setup, Table
-from examples.demo import draw_picture
+from sodbatch.scenes import make_scene
 
 BENCHMARKS = (
     "throughput",
@@ -74,9 +73,8 @@ def main() -> int:
 
 def _draw(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    rng = np.random.default_rng(0)
     for number in range(DRAWN):
-        cv2.imwrite(str(folder / f"{number:02}.jpg"), draw_picture(rng, *DRAWN_SIZE))
+        cv2.imwrite(str(folder / f"{number:02}.jpg"), make_scene((0, number), *DRAWN_SIZE).picture)
     return folder
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     names = tuple(name for _, name in parts[0].categories)
     spec = replace(find_spec(model), labels=names, train_sides=(int(side),))
     lines: list[str] = []
-    train(Plan(config, spec, learned, val, truth_of(parts[1]), "", None, usable_cpus()), lines.append)
+    train(Plan(config, spec, learned, val, truth_of(parts[1]), "", None, int(batch), usable_cpus()), lines.append)
     groups = [found.groups() for line in lines if (found := LINE.search(line))][1:]
     rates, waited = [float(rate) for rate, _ in groups], [int(share) for _, share in groups]
     print(json.dumps({"rates": rates, "waited": waited}))

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 10
 
+READERS = 2
+"""Threads that read and augment for one worker."""
+
 
 def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PACE) -> int:
     """Train a model; the same command goes on from the last checkpoint in ``Global.output``.
@@ -159,7 +162,7 @@ def _train(
 ) -> None:
     from sodbatch.train.loop import Plan
 
-    def plan(threads: int) -> Plan:
+    def plan(batch_size: int, threads: int) -> Plan:
         return Plan(
             config=config,
             spec=spec,
@@ -168,17 +171,18 @@ def _train(
             truth=truth_of(val),
             settings=settings,
             resume=resume,
+            batch_size=batch_size,
             threads=threads,
         )
 
     if config.Predict.engine == "inline":
         from sodbatch.train.loop import train as train_alone
 
-        train_alone(plan(usable_cpus()), say)
+        train_alone(plan(config.Train.batch_size, usable_cpus()), say)
         return
     from sodbatch.engine.training import train_on_ray
 
-    train_on_ray(config, lambda workers: _Loop(plan(workers.threads), workers.count), say)
+    train_on_ray(config, lambda workers: _Loop(plan(workers.batch_size, READERS), workers.count), say)
 
 
 class _Loop:
@@ -186,10 +190,10 @@ class _Loop:
 
     def __init__(self, plan: Plan, workers: int) -> None:
         self.plan = plan
-        if len(plan.train) < workers * plan.config.Train.batch_size:
+        if len(plan.train) < workers * plan.batch_size:
             raise UsageError(
-                f"{workers} workers with Train.batch_size = {plan.config.Train.batch_size} each need more than the "
-                f"{len(plan.train)} pictures of the part train"
+                f"{workers} workers with {plan.batch_size} pictures a step each need more than the {len(plan.train)} "
+                "pictures of the part train"
             )
 
     def __call__(self, say: Callable[[str], None]) -> None:

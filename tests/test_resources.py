@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sodbatch.config import ResourcesSection
-from sodbatch.engine.resources import ActorPlan, Node, plan_actors
+from sodbatch.engine.resources import ActorPlan, Node, plan_actors, plan_workers
 from sodbatch.errors import UsageError
 
 AUTO = ResourcesSection()
@@ -87,3 +87,29 @@ def test_when_a_machine_dies_its_actors_do_not_fit_into_what_the_others_keep_fre
     plan = plan_actors([Node(cores)] * machines, AUTO, "cpu")
     free = cores - plan.min_actors // machines * plan.cpus
     assert AUTO.cpus_per_load_task - 1e-6 <= free < plan.cpus
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "actors", "batch_size", "expected"),
+    [
+        ([Node(2)], "cpu", "auto", 8, (2, 4, 0.0)),
+        ([Node(2)], "auto", "auto", 1, (1, 1, 0.0)),
+        ([Node(8)], "cpu", "auto", 6, (6, 1, 0.0)),
+        ([Node(4), Node(16)], "cpu", "auto", 6, (6, 2, 0.0)),
+        ([Node(2)], "cpu", 3, 2, (3, 2, 0.0)),
+        ([Node(16, 4)], "auto", "auto", 2, (4, 2, 1.0)),
+        ([Node(16, 4), Node(16, 4)], "gpu", "auto", 2, (8, 2, 1.0)),
+        ([Node(16, 4)], "gpu:0,1", "auto", 2, (2, 2, 1.0)),
+        ([Node(16, 4)], "cpu", "auto", 4, (4, 1, 0.0)),
+    ],
+)
+def test_workers_of_a_training_share_out_a_batch_on_cpus_and_have_one_each_on_gpus(
+    nodes: list[Node],
+    device: str,
+    actors: object,
+    batch_size: int,
+    expected: tuple[int, int, float],
+) -> None:
+    workers = plan_workers(nodes, ResourcesSection(actors=actors), device, batch_size)
+    assert (workers.count, workers.batch_size, workers.gpus) == expected
+    assert workers.count * workers.cpus <= sum(node.cpus for node in nodes)

@@ -49,6 +49,53 @@ class ActorPlan:
         return f"{self.min_actors}{most} actors of {each} and {self.threads} threads"
 
 
+@dataclass(frozen=True)
+class Workers:
+    """The workers of a training.
+
+    Attributes:
+        count: Their number.
+        batch_size: Pictures that each takes in a step.
+        cpus: CPUs that each reserves.
+        gpus: GPUs that each reserves.
+    """
+
+    count: int
+    batch_size: int
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        where = "GPU" if self.gpus else "CPU"
+        return f"{self.count} workers on a {where} each, {self.batch_size} pictures a step each"
+
+
+def plan_workers(nodes: list[Node], resources: ResourcesSection, device: str, batch_size: int) -> Workers:
+    """Derive the workers of a training: one a GPU, each with ``batch_size`` pictures; or on CPUs.
+
+    There Paddle learns on one core of a process, so that each machine's ``batch_size`` pictures are shared out among as
+    many workers as divide it: together they learn what one would. With ``Resources.actors`` that many workers take
+    ``batch_size`` each.
+
+    Args:
+        nodes: The machines that are up.
+        resources: The configuration's ``Resources`` section.
+        device: ``Global.device``.
+        batch_size: ``Train.batch_size``.
+    """
+    actors = resources.actors
+    asked = actors if isinstance(actors, int) else actors[1] if isinstance(actors, tuple) else None
+    gpus = int(sum(node.gpus for node in nodes))
+    if device.startswith("gpu") or (device == "auto" and gpus):
+        listed = len(device.partition(":")[2].split(",")) if ":" in device else gpus
+        return Workers(asked or max(1, listed), batch_size, 1.0, 1.0)
+    machines = [int(node.cpus) for node in nodes if node.cpus >= 1] or [1]
+    if asked is not None:
+        return Workers(asked, batch_size, min(1.0, sum(machines) / asked), 0.0)
+    shares = max(share for share in range(1, min(machines) + 1) if batch_size % share == 0)
+    return Workers(len(machines) * shares, batch_size // shares, 1.0, 0.0)
+
+
 def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max_gpus: int | None = None) -> ActorPlan:
     """Derive the pool from the cluster; what the configuration names is taken as it is.
 

@@ -22,7 +22,7 @@ from ray.util.queue import Queue
 from sodbatch.config import Config
 from sodbatch.engine.connect import connect
 from sodbatch.engine.ray import as_ours
-from sodbatch.engine.resources import Node
+from sodbatch.engine.resources import Node, Workers, plan_workers
 
 POLL_S = 0.5
 """How often the lines of the first worker are looked for."""
@@ -73,40 +73,6 @@ def _join(rank: int, endpoints: list[str], gpu: bool) -> None:
         paddle.distributed.init_parallel_env()
 
 
-@dataclass(frozen=True)
-class Workers:
-    """The workers of a training.
-
-    Attributes:
-        count: Their number.
-        cpus: CPUs that each reserves.
-        gpus: GPUs that each reserves.
-        threads: Threads that each computes with.
-    """
-
-    count: int
-    cpus: float
-    gpus: float
-    threads: int
-
-
-def plan_workers(nodes: list[Node], config: Config) -> Workers:
-    """Derive the workers from the cluster: one a GPU, or one a machine, unless ``Resources.actors`` says otherwise."""
-    named = config.Resources.actors
-    asked = named if isinstance(named, int) else named[1] if isinstance(named, tuple) else None
-    cores = int(sum(node.cpus for node in nodes))
-    gpus = int(sum(node.gpus for node in nodes))
-    device = config.Global.device
-    if device == "auto":
-        device = "gpu" if gpus else "cpu"
-    if device.startswith("gpu"):
-        listed = len(device.partition(":")[2].split(",")) if ":" in device else gpus
-        return Workers(asked or max(1, listed), 1.0, 1.0, 2)
-    count = asked or max(1, len([node for node in nodes if node.cpus]))
-    threads = config.Resources.threads_per_actor
-    return Workers(count, min(1.0, cores / count), 0.0, max(1, cores // count) if threads == "auto" else threads)
-
-
 def train_on_ray(
     config: Config, make_loop: Callable[[Workers], Callable[[Callable[[str], None]], None]], say: Callable[[str], None]
 ) -> None:
@@ -128,8 +94,8 @@ def train_on_ray(
             for node in ray.nodes()
             if node["Alive"]
         ]
-        workers = plan_workers(nodes, config)
-        say(f"Ray Train: {workers.count} workers of {workers.threads} threads")
+        workers = plan_workers(nodes, config.Resources, config.Global.device, config.Train.batch_size)
+        say(f"Ray Train: {workers}")
         lines = Queue(actor_options={"num_cpus": 0})
         loop = make_loop(workers)
         ended = threading.Event()
@@ -158,7 +124,6 @@ def _fit(config: Config, workers: Workers, loop: Callable[[], None], scratch: st
         run_config=ray.train.RunConfig(
             storage_path=scratch,
             failure_config=ray.train.FailureConfig(max_failures=config.Train.max_failures),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},  # type: ignore[call-arg]
         ),
     )
     trainer.fit()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sodbatch.cache import cache_dir
 from sodbatch.model.download import model_base_url
+from sodbatch.model.find import PACKAGED
 from sodbatch.model.spec import SPECS
 
 PUBLISHED_MAP = {
@@ -25,6 +26,10 @@ def describe() -> str:
         lines.append(f"{name:<31}{f'{height} x {width}':<13}{strict:<14}{loose}")
         lines.append(f"  from   {base_url}/{name}_infer.tar")
         lines.append(f"  cached {cached(name) or 'no'}")
+    for folder in sorted(path for path in PACKAGED.iterdir() if path.is_dir()):
+        height, width = SPECS[folder.name].input_size
+        lines.append(f"{folder.name:<31}{f'{height} x {width}':<13}a demonstration on made scenes, see its README.md")
+        lines.append(f"  packaged {folder}")
     return "\n".join(lines)
 
 

@@ -18,12 +18,15 @@ from sodbatch.storage import FileInfo, Storage, display_uri, local_path, redact
 
 log = logging.getLogger(__name__)
 
+PACKAGED = Path(__file__).parent / "packaged"
+"""Inference folders that are part of this package: the demonstration model."""
+
 
 def find_model(model_name: str, model_dir: str | None, storage: Storage) -> ModelFolder:
     """Open a model, fetching it into the cache where it is not on this machine.
 
     Args:
-        model_name: Name of an official model, downloaded if there is no ``model_dir``.
+        model_name: Name of an official model, downloaded if there is no ``model_dir``, or of a packaged one.
         model_dir: An inference folder: a path, or a URL of an object store (``s3://bucket/folder``).
         storage: Reads such a URL.
 
@@ -35,7 +38,8 @@ def find_model(model_name: str, model_dir: str | None, storage: Storage) -> Mode
             f"there is no official model {model_name!r}: expected one of {', '.join(SPECS)}, or a model_dir"
         )
     if model_dir is None:
-        return open_model_folder(download_model(model_name))
+        packaged = PACKAGED / model_name
+        return open_model_folder(packaged if packaged.is_dir() else download_model(model_name))
     path = local_path(model_dir)
     return open_model_folder(path if path is not None else _fetch(model_dir, storage))
 

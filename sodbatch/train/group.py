@@ -9,6 +9,7 @@ from typing import Any
 
 import paddle
 import paddle.distributed as dist
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
@@ -50,22 +51,6 @@ class Group:
         return paddle.DataParallel(network)
 
 
-class _Sum(PyLayer):
-    """The sum over all workers, through which gradients flow to all of them."""
-
-    @staticmethod
-    def forward(context: Any, value: Tensor) -> Tensor:
-        value = value.clone()
-        dist.all_reduce(value)
-        return value
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
 def share_statistics(network: nn.Layer, workers: int) -> None:
     """Let every batch normalisation of a network on CPUs, where Paddle has none, take the statistics of all workers."""
     for layer in network.sublayers():
@@ -84,13 +69,46 @@ class _SharedStatistics:
         layer = self._layer
         if not layer.training:
             return nn.BatchNorm2D.forward(layer, x)
-        count = self._workers * x.shape[0] * x.shape[2] * x.shape[3]
-        sums = _Sum.apply(paddle.stack([x.sum([0, 2, 3]), (x * x).sum([0, 2, 3])]))
+        return _SharedNorm.apply(x, layer.weight, layer.bias, layer, self._workers)
+
+
+class _SharedNorm(PyLayer):
+    """The normalisation and its gradient, as arXiv 1502.03167 has them, with sums over all workers."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: Any, workers: int) -> Tensor:
+        count = workers * x.shape[0] * x.shape[2] * x.shape[3]
+        sums = paddle.stack([_by_channel(x), _by_channel(x * x)])
+        dist.all_reduce(sums)
         mean = sums[0] / count
         variance = sums[1] / count - mean * mean
-        with paddle.no_grad():
-            for running, now in ((layer._mean, mean), (layer._variance, variance)):
-                running.set_value(layer._momentum * running + (1 - layer._momentum) * now)
-        factor = layer.weight / paddle.sqrt(variance + layer._epsilon)
-        shape = [1, -1, 1, 1]
-        return x * factor.reshape(shape) + (layer.bias - mean * factor).reshape(shape)
+        for running, now in ((layer._mean, mean), (layer._variance, variance)):
+            running.set_value(layer._momentum * running + (1 - layer._momentum) * now)
+        factor = 1.0 / paddle.sqrt(variance + layer._epsilon)
+        context.save_for_backward(x, weight, mean, factor)
+        context.count = count
+        return _affine(x, weight * factor, bias - weight * mean * factor)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, mean, factor = context.saved_tensor()
+        of_bias = _by_channel(gradient)
+        of_weight = (_by_channel(gradient * x) - mean * of_bias) * factor
+        sums = paddle.stack([of_bias, of_weight])
+        dist.all_reduce(sums)
+        mean_bias, mean_weight = sums[0] / context.count, sums[1] / context.count
+        # weight * factor * (gradient - mean_bias - (x - mean) * factor * mean_weight), in terms of gradient and of x
+        scale = weight * factor
+        slope = -scale * factor * mean_weight
+        of_x = _affine(gradient, scale, -scale * mean_bias) + _affine(x, slope, -slope * mean)
+        return of_x, of_weight, of_bias
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """Sums [C] of a map [B, C, H, W]."""
+    return x.flatten(2).sum(-1).sum(0)
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """A map [B, C, H, W] times a factor plus a summand of each channel; Paddle's normalisation does it in one pass."""
+    return F.batch_norm(x, paddle.zeros_like(scale), paddle.ones_like(scale), scale, shift, epsilon=0.0)

@@ -50,6 +50,7 @@ class Plan:
         truth: What there is to find in it.
         settings: Fingerprint of what must not change in a training that goes on.
         resume: Path without suffix of the checkpoint that it goes on from; None begins anew.
+        batch_size: Pictures that each worker takes in a step.
         threads: That read pictures, of each worker.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     truth: GroundTruth
     settings: str
     resume: str | None
+    batch_size: int
     threads: int
 
 
@@ -82,7 +84,7 @@ class _Training:
         self.output = plan.config.Global.output
         self.order = Order(
             pictures=len(plan.train),
-            batch_size=self.section.batch_size,
+            batch_size=plan.batch_size,
             workers=group.size,
             sides=plan.spec.train_sides,
             expand=plan.spec.train_expand,
