@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from sodbatch.fonts import readable
 from sodbatch.threshold import Detections
 
 PALETTE = (
@@ -55,10 +56,11 @@ def draw(
         pen.rectangle(frame, outline=_color(cls_id), width=_line_width(box, line))
 
     font_size = min(28, max(10, round(max(height, width) / 95)))
-    font = _font(font_size)
+    texts, path = readable({cls_id: labels[cls_id] for cls_id in set(detections.cls_id.tolist())})
+    font = _font(font_size, path)
     taken = _occupied(frames, height, width, small=font_size * 4)
     for i in _label_order(detections):
-        text = labels[int(detections.cls_id[i])] + (f" {detections.score[i]:.2f}" if scores else "")
+        text = texts[int(detections.cls_id[i])] + (f" {detections.score[i]:.2f}" if scores else "")
         left, top, right, bottom = (int(v) for v in font.getbbox(text))
         place = _free_place(frames[i], right - left + 4, bottom - top + 4, taken)
         if place is None:
@@ -71,8 +73,8 @@ def draw(
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _font(size: int, path: str | None) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
 
 
 def _color(cls_id: int) -> tuple[int, int, int]:

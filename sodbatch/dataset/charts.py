@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from sodbatch.dataset.coco import Part
 from sodbatch.dataset.records import rows_of
+from sodbatch.fonts import plain, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +52,7 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
-        figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -69,12 +67,16 @@ def class_counts(part: Part) -> Counter[int]:
 
 
 def _class_bars(axes: Axes, parts: list[Part]) -> None:
+    from matplotlib.font_manager import FontProperties
+
     names, counts = _names(parts), [class_counts(part) for part in parts]
     ids = sorted(names, key=lambda identity: -counts[0][identity])
     for i, (part, count) in enumerate(zip(parts, counts)):
         places = np.arange(len(ids)) + (i - 0.5) * 0.4
         axes.bar(places, [count[identity] for identity in ids], 0.4, label=part.name, color=_COLORS[part.name])
-    axes.set_xticks(np.arange(len(ids)), [_plain(names[identity]) for identity in ids], rotation=90)
+    texts, font = readable(names)
+    shown = [plain(texts[identity]) for identity in ids]
+    axes.set_xticks(np.arange(len(ids)), shown, rotation=90, font=FontProperties(fname=font))
     axes.set_ylabel("annotations")
     axes.set_title("annotations by class")
     axes.legend(frameon=False, loc="upper right")
@@ -158,8 +160,3 @@ def _owners(part: Part) -> np.ndarray:
 
 def _positive(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values) & (values > 0)]
-
-
-def _plain(name: str) -> str:
-    """Keep a name from being taken for mathematics, and short."""
-    return name.replace("$", r"\$")[:40]

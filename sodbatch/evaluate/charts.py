@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from sodbatch.evaluate.figures import IOU_OF_PICTURES, MAX_DETECTIONS, Figures
+from sodbatch.fonts import plain, readable
 
 SHOWN_CLASSES = 20
 """Classes that have a line or a row of their own."""
@@ -21,11 +23,12 @@ def precision_recall(figures: Figures, names: tuple[str, ...]) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     there = [label for label in range(len(names)) if figures.precisions[0, label] > -1]
+    texts, font = readable(dict(enumerate(names)))
     best = sorted(there, key=lambda label: -figures.by_class[names[label]]["AP50"])[:SHOWN_CLASSES]
     colours = [f"C{index}" for index in range(10)]
     for index, label in enumerate(best):
         style = "-" if index < len(colours) else "--"
-        text = f"{names[label]}  {figures.by_class[names[label]]['AP50']:.3f}"
+        text = f"{plain(texts[label])}  {figures.by_class[names[label]]['AP50']:.3f}"
         axes.plot(
             figures.recalls, figures.precisions[:, label], style, color=colours[index % 10], linewidth=1.2, label=text
         )
@@ -36,7 +39,7 @@ def precision_recall(figures: Figures, names: tuple[str, ...]) -> bytes:
     axes.set_title(f"IoU {IOU_OF_PICTURES:g}, at most {MAX_DETECTIONS} boxes a picture")
     axes.grid(alpha=0.3)
     if there:
-        axes.legend(fontsize="small", title="AP50")
+        axes.legend(prop=FontProperties(fname=font, size="small"), title="AP50")
     return _png(figure)
 
 
@@ -50,7 +53,8 @@ def confusion(matrix: np.ndarray, names: tuple[str, ...], threshold: float) -> b
     """
     shown = [*range(min(len(names), SHOWN_CLASSES)), len(names)]
     counts = matrix[np.ix_(shown, shown)]
-    labels = [*names[:SHOWN_CLASSES], "nothing"]
+    texts, font = readable(dict(enumerate(names[:SHOWN_CLASSES])))
+    labels = [*map(plain, texts.values()), "nothing"]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 3 + 0.55 * len(labels)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -61,8 +65,8 @@ def confusion(matrix: np.ndarray, names: tuple[str, ...], threshold: float) -> b
         if counts[row, column]:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", font=FontProperties(fname=font))
+    axes.set_yticks(range(len(labels)), labels, font=FontProperties(fname=font))
     axes.set(xlabel="found", ylabel="there is", title=f"boxes at IoU {IOU_OF_PICTURES:g}, scores from {threshold:g}")
     return _png(figure)
 
