@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,12 +62,13 @@ class Thing:
     ) -> np.ndarray:
         """Corners float64 [4, 2] of a part of the body, given in shares of length and width from the centre."""
         if self.label == PEDESTRIAN:
-            steps, sides = np.array([0.0, self.length]), np.array([self.width, 0.0])
+            (step_x, step_y), (side_x, side_y) = (0.0, self.length), (self.width, 0.0)
         else:
-            ahead = np.array([np.cos(self.heading), np.sin(self.heading)])
-            steps, sides = ahead * self.length, np.array([-ahead[1], ahead[0]]) * self.width
+            cosine, sine = math.cos(self.heading), math.sin(self.heading)
+            step_x, step_y = cosine * self.length, sine * self.length
+            side_x, side_y = -sine * self.width, cosine * self.width
         shares = ((along[0], across[0]), (along[1], across[0]), (along[1], across[1]), (along[0], across[1]))
-        return np.array([[self.x, self.y] + a * steps + b * sides for a, b in shares])
+        return np.array([(self.x + a * step_x + b * side_x, self.y + a * step_y + b * side_y) for a, b in shares])
 
     def box(self) -> tuple[float, float, float, float]:
         """Box (x1, y1, x2, y2) in pixels, not clipped to the picture."""
@@ -99,13 +101,17 @@ def make_thing(rng: np.random.Generator, label: int, x: float, y: float, heading
 
 def fill(picture: np.ndarray, corners: np.ndarray, paint: Sequence[float]) -> None:
     """Fill a convex polygon, with smooth edges; coordinates are edges of pixels, as boxes have them."""
-    after, before = np.roll(corners, -1, axis=0) - corners, np.roll(corners, 1, axis=0) - corners
-    inward = sum(
-        edge * np.minimum(BLEED / np.maximum(np.linalg.norm(edge, axis=1, keepdims=True), 1e-9), 0.5)
-        for edge in (after, before)
-    )
-    points = np.round((corners + inward - 0.5) * (1 << SHIFT)).astype(np.int32)
-    cv2.fillConvexPoly(picture, points, tuple(paint), cv2.LINE_AA, SHIFT)
+    points = []
+    listed = corners.tolist()
+    for number, (x, y) in enumerate(listed):
+        moved_x, moved_y = x, y
+        for other_x, other_y in (listed[number - 1], listed[(number + 1) % len(listed)]):
+            length = math.hypot(other_x - x, other_y - y)
+            share = min(BLEED / max(length, 1e-9), 0.5)
+            moved_x += (other_x - x) * share
+            moved_y += (other_y - y) * share
+        points.append((round((moved_x - 0.5) * (1 << SHIFT)), round((moved_y - 0.5) * (1 << SHIFT))))
+    cv2.fillConvexPoly(picture, np.array(points, np.int32), tuple(paint), cv2.LINE_AA, SHIFT)
 
 
 def paint_thing(picture: np.ndarray, thing: Thing) -> None:
