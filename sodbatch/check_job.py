@@ -23,7 +23,7 @@ from sodbatch.dataset.pictures import (
     Inspect,
     check_names,
     check_pictures,
-    list_pictures,
+    list_names,
     pending_pictures,
     unreadable,
 )
@@ -34,7 +34,6 @@ from sodbatch.dataset.swap import finish_swap
 from sodbatch.engine import make_engine
 from sodbatch.errors import JobError, UsageError
 from sodbatch.fetch import Fetcher
-from sodbatch.manifest.pictures import SUFFIXES
 from sodbatch.progress import ProgressBar
 from sodbatch.storage import Storage, display_uri, local_path, printable
 from sodbatch.storage.retry import longest_s
@@ -110,7 +109,7 @@ def examine(
         inspected = _inspected(config, parts, folder, storage, bar)
         check_pictures(parts, inspected, faults)
     if not config.CheckDataset.decode or faults.wants("picture_unlisted"):
-        check_names(parts, list_pictures(folder, storage, SUFFIXES), faults, decoded=config.CheckDataset.decode)
+        check_names(parts, list_names(folder, storage), faults, decoded=config.CheckDataset.decode)
     return parts, inspected
 
 
@@ -126,7 +125,10 @@ def _change(config: Config, folder: str, bar: ProgressBar) -> None:
     """Convert and divide the data set where that is asked for; a swap that was interrupted is finished in any case."""
     finished = finish_swap(folder) if local_path(folder) is not None else None
     if finished is not None:
-        bar.say(f"the {finished} of the data set that was interrupted has been finished; it is not made again")
+        bar.say(
+            f"the {finished} of the data set that was interrupted has been finished as it was asked for then; "
+            "it is not made again"
+        )
     kind = config.CheckDataset.convert.src_dataset_type
     if config.CheckDataset.convert.enable and kind is not None and finished is None:
         converted = convert(folder, kind, config.CheckDataset.split.seed, config.Limits)
@@ -209,6 +211,7 @@ def _write(
         for name, data in drawn:
             storage.write_atomic(f"{check}/demo_img/{name}", data)
         samples.append([f"check_dataset/demo_img/{name}" for name, _ in drawn])
+    _delete_others(f"{check}/demo_img", {path for paths in samples for path in paths}, storage)
     storage.write_atomic(f"{check}/histogram.png", charts.histogram(parts))
     storage.write_atomic(f"{check}/overview.png", charts.overview(parts))
     sheet = draw_faults(parts, table, pictures)
@@ -228,7 +231,7 @@ def _write(
             "val_sample_paths": samples[1],
         },
         "analysis": {"histogram": "check_dataset/histogram.png"},
-        "dataset_path": pictures.folder.rstrip("/").rpartition("/")[2],
+        "dataset_path": _last_name(pictures.folder),
         "show_type": "image",
         "dataset_type": "COCODetDataset",
         "summary": _summary(config, parts, faults, seconds),
@@ -251,6 +254,19 @@ def _write_converted(config: Config, parts: list[Part], faults: Faults, storage:
     for path, text in texts(parts, kind):
         storage.write_atomic(f"{target}/{path}", text.encode())
     bar.say(f"converted to {kind}: {display_uri(target)}; it belongs beside the folder images/")
+
+
+def _delete_others(folder: str, kept: set[str], storage: Storage) -> None:
+    """Delete the pictures that an earlier check of another data set has drawn."""
+    if storage.isdir(folder):
+        for info in list(storage.list_files(folder)):
+            if not any(info.url.endswith(f"/{path}") for path in kept):
+                storage.delete(info.url)
+
+
+def _last_name(folder: str) -> str:
+    path = local_path(folder)
+    return (os.path.abspath(path) if path is not None else folder).rstrip("/").rpartition("/")[2]
 
 
 def _summary(config: Config, parts: list[Part], faults: Faults, seconds: float) -> dict[str, Any]:

@@ -17,12 +17,13 @@ def readable(names: Mapping[int, str]) -> tuple[dict[int, str], str | None]:
         Texts by class id, and the path of a font that has their characters; None where any font has. Where no font has
         them all, names outside the first are ``class 7``.
     """
+    names = {key: " ".join(name.split()) for key, name in names.items()}
     if all(name.isascii() for name in names.values()):
-        return dict(names), None
-    characters = frozenset("".join(names.values())) - frozenset(" \t\n")
+        return names, None
+    characters = frozenset("".join(names.values())) - {" "}
     font = _font_with(characters)
     if font is not None:
-        return dict(names), font
+        return names, font
     own = next(_fonts())
     known = _characters(own)
     return {key: name if set(name) - {" "} <= known else f"class {key}" for key, name in names.items()}, own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -14,7 +15,7 @@ import orjson
 _BLOCK = 1 << 17
 """Characters that are read and decoded at once: as objects they take some twenty times as much."""
 
-_SPACE = re.compile(r"[\s,:]*")
+_SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN_OBJECTS = re.compile(r"\}\s*,\s*(?=\{)")
 _TAIL = 1 << 14
 
@@ -59,11 +60,19 @@ class JsonStream:
         Raises:
             ValueError: The text is not JSON, or not an object.
         """
+        names: set[str] = set()
         self._expect("{")
-        while self._peek() != "}":
+        ended = self._peek() == "}"
+        if ended:
+            self._position += 1
+        while not ended:
+            if (found := self._peek()) != '"':
+                raise ValueError(f"found {found!r} where the name of a member should be")
             name = self._value()
-            if not isinstance(name, str):
-                raise ValueError(f"found {type(name).__name__} where the name of a member should be")
+            if name in names:
+                raise ValueError(f"the member {name[:80]!r} stands twice")
+            names.add(name)
+            self._expect(":")
             if self._peek() == "[":
                 self._position += 1
                 chunks = self._chunks()
@@ -72,6 +81,8 @@ class JsonStream:
                     pass
             else:
                 yield name, self._value()
+            ended = self._expect(",}") == "}"
+        self._expect_end()
 
     def _chunks(self) -> Iterator[list[Any]]:
         """Yield the items of a list from behind its bracket, and pass its end.
@@ -79,40 +90,58 @@ class JsonStream:
         Text between two borders of objects is decoded at once. A border may be one inside an item, or lie behind the
         list's end: then brackets or quotes are not balanced, decoding fails, and the text is taken item by item.
         """
-        while self._peek() != "]":
+        if self._peek() == "]":
+            self._position += 1
+            return
+        ended = False
+        while not ended:
             self._fill(_BLOCK)
             border = _last_border(self._window, self._position)
+            chunk: list[Any] | None = None
             if border is not None:
-                try:
+                with contextlib.suppress(orjson.JSONDecodeError):
                     chunk = orjson.loads(f"[{self._window[self._position : border]}]")
-                except orjson.JSONDecodeError:
-                    pass
-                else:
-                    self._position = border
-                    yield chunk
-                    continue
-            yield from self._one_by_one(len(self._window) if border is None else border)
-        self._position += 1
+            if border is not None and chunk is not None:
+                self._position = border
+                yield chunk
+            else:
+                yield from self._one_by_one(len(self._window) if border is None else border)
+            ended = self._expect(",]") == "]"
 
     def _one_by_one(self, end: int) -> Iterator[list[Any]]:
         """Yield in one chunk the items up to a place in the window; before an error, those that could be decoded."""
         chunk: list[Any] = []
         window = self._window
         try:
-            while self._peek() != "]" and self._window is window and self._position < end:
+            while True:
                 chunk.append(self._value())
+                if self._peek() != "," or self._window is not window or self._position >= end:
+                    break
+                self._position += 1
         except (ValueError, RecursionError):
             yield chunk
             raise
         yield chunk
 
-    def _expect(self, bracket: str) -> None:
-        if (found := self._peek()) != bracket:
-            raise ValueError(f"found {found!r} where {bracket!r} should be")
+    def _expect(self, allowed: str) -> str:
+        """Pass one of some characters and return it."""
+        found = self._peek()
+        if found not in allowed:
+            raise ValueError(f"found {found!r} where {' or '.join(map(repr, allowed))} should be")
         self._position += 1
+        return found
+
+    def _expect_end(self) -> None:
+        while True:
+            match = _SPACE.match(self._window, self._position)
+            self._position = match.end() if match else self._position
+            if self._position < len(self._window):
+                raise ValueError(f"found {self._window[self._position]!r} behind the end of the object")
+            if not self._grow(_BLOCK):
+                return
 
     def _peek(self) -> str:
-        """Jump over space and separators and return the next character."""
+        """Jump over space and return the next character."""
         while True:
             match = _SPACE.match(self._window, self._position)
             self._position = match.end() if match else self._position

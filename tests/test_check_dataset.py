@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fixtures_s3 import S3Bucket
@@ -20,9 +22,12 @@ from sodbatch.cli import main
 from sodbatch.config import Config
 from sodbatch.config.file import load_config
 from sodbatch.dataset import charts, demo
+from sodbatch.dataset.coco import read_part
+from sodbatch.dataset.faults import Faults
 from sodbatch.dataset.rules import RULES
 from sodbatch.dataset.swap import new_name
 from sodbatch.errors import UsageError
+from sodbatch.storage import Storage
 
 Dataset = dict[str, dict[str, Any]]
 Change = Callable[[Dataset, Path], None]
@@ -64,7 +69,7 @@ def sound(folder: Path) -> Dataset:
                 annotation(10 * number, number, [1, 2, 10, 12]),
                 annotation(10 * number + 1, number, [20, 20, 8, 6], 2),
             ]
-        parts[part] = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        parts[part] = {"images": images, "annotations": annotations, "categories": copy.deepcopy(CATEGORIES)}
     return parts
 
 
@@ -177,8 +182,16 @@ CASES: list[tuple[str, Change, str, str | None]] = [
     ("type_wrong", _add("val", "annotations", "box"), "val", "annotation at index 6"),
     ("type_wrong", _set("train", "annotations", 0, iscrowd=True), "train", "annotation 10"),
     ("type_wrong", _set("train", "images", 0, file_name="\ud800.jpg"), "train", "image 1"),
+    ("type_wrong", _set("train", "images", 0, width=1e300), "train", "image 1"),
+    ("type_wrong", _set("train", "annotations", 0, id=1e300), "train", "annotation at index 0"),
+    ("type_wrong", _set("train", "annotations", 0, bbox=[True, 0, 5, 5]), "train", "annotation 10"),
+    ("type_wrong", _set("val", "categories", 1, id=10**25), "val", "category at index 1"),
+    ("image_size", _set("train", "images", 0, width=-64), "train", "image 1"),
+    ("category_name", _set("train", "categories", 0, name="bus"), "train", "category 2"),
+    ("category_name", _set("train", "categories", 0, name=" "), "train", "category 1"),
     ("image_id_duplicate", _set("train", "images", 1, id=1), "train", "image 1"),
     ("file_name_duplicate", _set("train", "images", 1, file_name="p1.jpg"), "train", "image 2"),
+    ("file_name_duplicate", _set("train", "images", 1, file_name="./p1.jpg"), "train", "image 2"),
     ("annotation_id_duplicate", _set("train", "annotations", 1, id=10), "train", "annotation 10"),
     ("category_id_duplicate", _add("train", "categories", {"id": 2, "name": "bus"}), "train", "category 2"),
     ("image_unknown", _add("train", "annotations", annotation(99, 4, [1, 1, 5, 5])), "train", "annotation 99"),
@@ -229,7 +242,9 @@ def test_a_broken_rule_is_named_with_its_record_and_no_other_is(
     assert [(fault["part"], fault["record"]) for fault in own][:1] == [(part, record)]
     follow = {  # what cannot but be broken as well
         "key_missing": {"image_unknown", "picture_unlisted", "image_without_boxes"},
-        "type_wrong": {"image_unknown", "picture_unlisted"},
+        "type_wrong": {"image_unknown", "picture_unlisted", "category_unknown", "categories_differ"},
+        "image_size": {"size_mismatch"},
+        "category_name": {"categories_differ"},
         "image_id_duplicate": {"image_unknown", "image_without_boxes"},
         "file_name_duplicate": {"picture_unlisted"},
         "path_unsafe": {"picture_unlisted"},
@@ -245,7 +260,20 @@ def test_a_broken_rule_is_named_with_its_record_and_no_other_is(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1, 2]", '{"images": [', '{"images": 3, "annotations": [], "categories": []}', '{"a": \xff}']
+    "text",
+    [
+        '{"images": [], "annotations": [], "categories": []} more',
+        '{"images": [{},], "annotations": [], "categories": []}',
+        '{"images": [] "annotations": [], "categories": []}',
+        '{"images":: [], "annotations": [], "categories": []}',
+        '{"images": [], "images": [], "annotations": [], "categories": []}',
+        '{"images": [], "annotations": [], "categories": [],}',
+        "",
+        "[1, 2]",
+        '{"images": [',
+        '{"images": 3, "annotations": [], "categories": []}',
+        '{"a": \xff}',
+    ],
 )
 def test_a_file_that_is_not_coco_is_a_fault(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "data"
@@ -398,6 +426,74 @@ def test_a_split_follows_a_conversion_that_was_interrupted(tmp_path: Path) -> No
     }
     code, result, _ = check(folder, tmp_path / "out", **keys)
     assert (code, result["attributes"]["train_samples"], result["attributes"]["val_samples"]) == (PASSED, 4, 2)
+
+
+def test_a_note_of_a_swap_that_this_project_would_not_write_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    written(folder, sound(folder))
+    outside = tmp_path / "victim"
+    outside.mkdir()
+    (outside / ".z.new").write_text("new")
+    (folder / "annotations" / ".a.new").write_text("new")
+    for steps in (
+        [{"target": "../victim/z", "backup": None}],
+        [{"target": "annotations/a", "backup": None}],
+        [{"target": "annotations/instance_train.json", "backup": str(outside / "keys")}],
+    ):
+        (folder / ".sodbatch-swap.json").write_text(json.dumps({"change": "split", "steps": steps}))
+        with pytest.raises(UsageError, match=r"\.sodbatch-swap\.json should note"):
+            check(folder, tmp_path / "out")
+    (folder / ".sodbatch-swap.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds something else"):
+        check(folder, tmp_path / "out")
+    assert sorted(path.name for path in outside.iterdir()) == [".z.new"]
+
+
+def test_without_decoding_any_name_of_a_file_that_is_there_will_do(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    parts = sound(folder)
+    names = ["./p1.jpg", "noend", "tok?X-Amz-Signature=abc&token=ghi.jpg"]
+    for image, name in zip(parts["train"]["images"], names, strict=True):
+        (folder / "images" / image["file_name"]).rename(folder / "images" / name)
+        image["file_name"] = name
+    written(folder, parts)
+    code, _, faults = check(folder, tmp_path / "out", CheckDataset__decode=False)
+    assert (code, faults) == (PASSED, [])
+
+
+def test_pictures_of_an_earlier_check_go(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / f"data{number}"
+        parts = sound(folder)
+        if number == 2:
+            parts["val"]["images"][0]["file_name"] = "other.jpg"
+            (folder / "images" / "p4.jpg").rename(folder / "images" / "other.jpg")
+        written(folder, parts)
+        _, result, _ = check(folder, tmp_path / "out")
+        paths = [*result["attributes"]["train_sample_paths"], *result["attributes"]["val_sample_paths"]]
+        assert sorted(path.name for path in (tmp_path / "out/check_dataset/demo_img").iterdir()) == sorted(
+            path.rpartition("/")[2] for path in paths
+        )
+
+
+def test_the_sheet_shows_the_picture_that_a_fault_of_both_parts_is_about(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    parts = sound(folder)
+    for image, number in zip(parts["val"]["images"], (1, 2, 3), strict=True):  # the ids of train's
+        for each in parts["val"]["annotations"]:
+            each["image_id"] = number if each["image_id"] == image["id"] else each["image_id"]
+        image["id"] = number
+    parts["val"]["annotations"][0]["bbox"] = [70, 2, 10, 12]
+    parts["val"]["annotations"][0]["area"] = 1.0
+    (folder / "images" / "p5.jpg").write_bytes((folder / "images" / "p2.jpg").read_bytes())
+    written(folder, parts)
+    faults = Faults({})
+    read = [
+        read_part(part, f"{folder}/annotations/instance_{part}.json", Storage(), faults) for part in ("train", "val")
+    ]
+    _, _, rows = check(folder, tmp_path / "out")
+    found = demo._faults_by_picture(read, pa.Table.from_pylist(rows))
+    assert found == {(1, 1): {None: ["content_in_both_parts"]}, (1, 0): {0: ["box_outside", "area_mismatch"]}}
 
 
 def test_run_takes_the_mode(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_pictures_that_differ_in_their_ends_alone_do_not_become_one_text(tmp_pat
     }
     (tmp_path / "train.json").write_text(json.dumps(content))
     part = read_part("train", str(tmp_path / "train.json"), Storage(), Faults({}))
-    with pytest.raises(JobError, match="would both become labels/"):
+    with pytest.raises(JobError, match="could not be told apart in YOLO"):
         list(texts([part], "YOLO"))
 
 
@@ -291,7 +291,7 @@ def test_a_line_that_names_no_annotation_below_the_folder_is_refused(tmp_path: P
     make(folder, "VOC", pictures_of(4), pictures_of(8)[4:])
     (tmp_path / "outside.xml").write_text(voc(pictures_of(1)[0]))
     (folder / "val_anno_list.txt").write_text(line + "\n")
-    with pytest.raises(UsageError, match="line 1 of the lists"):
+    with pytest.raises(UsageError, match="line 1 of val_anno_list.txt"):
         convert(str(folder), "VOC", seed=0)
 
 
@@ -308,6 +308,50 @@ def test_killed_before_any_of_its_renames_the_source_is_whole(tmp_path: Path, ca
     assert (tmp_path / "train_anno_list.txt.bak").read_bytes() == original
     by_name = sorted(found(tmp_path, "train") + found(tmp_path, "val"), key=lambda picture: str(picture["name"]))
     assert by_name == pictures
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "message"),
+    [
+        ("VOC", "<width>65</width>", "<width>1e30</width>", "expected a number of pixels"),
+        ("VOC", "<difficult>1</difficult>", "<difficult>Unspecified</difficult>", None),
+        ("VOC", "<xmin>7.25</xmin>", "<xmin>1e308</xmin>", "expected a number of pixels"),
+        ("LabelMe", '"imageWidth": 65', '"imageWidth": 1' + "0" * 400, "imageWidth"),
+        ("LabelMe", '"imageWidth": 65', '"imageWidth": 1' + "0" * 5000, "not JSON"),
+        ("LabelMe", '"class 0 <&>"', '"\\ud800"', "is no text"),
+    ],
+)
+def test_numbers_and_texts_that_coco_cannot_hold_are_named(
+    tmp_path: Path, kind: str, old: str, new: str, message: str | None
+) -> None:
+    make(tmp_path, kind, pictures_of(4), pictures_of(8)[4:])
+    path = next(path for path in sorted((tmp_path / "annotations").iterdir()) if old in path.read_text())
+    path.write_text(path.read_text().replace(old, new))
+    if message is None:
+        convert(str(tmp_path), kind, seed=0)
+        return
+    with pytest.raises(UsageError, match=message) as caught:
+        convert(str(tmp_path), kind, seed=0)
+    assert path.name in str(caught.value)
+    assert not (tmp_path / "annotations" / "instance_train.json").exists()
+
+
+def test_a_picture_that_two_lines_name_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "VOC", pictures_of(4), pictures_of(8)[4:])
+    lines = (tmp_path / "train_anno_list.txt").read_text()
+    (tmp_path / "val_anno_list.txt").write_text(lines.splitlines()[2] + "\n")
+    with pytest.raises(
+        UsageError, match="line 1 of val_anno_list.txt: its picture .* is that of line 3 of train_anno_list"
+    ):
+        convert(str(tmp_path), "VOC", seed=0)
+
+
+@pytest.mark.parametrize("text", ["a\n\nb\n", "a\na\n", "\n"])
+def test_names_of_classes_that_would_shift_the_others_are_refused(tmp_path: Path, text: str) -> None:
+    make(tmp_path, "VOC", pictures_of(4), pictures_of(8)[4:])
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(UsageError, match="none blank or twice"):
+        convert(str(tmp_path), "YOLO", seed=0)
 
 
 @pytest.mark.parametrize("kind", ["YOLO", "VOC"])

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 SMALL, MEDIUM = 32.0, 96.0
 """Sides in pixels of the squares at which COCO's small and medium boxes end."""
 
+HIGHEST = 1e9
+"""What is more than this, which no picture has, is shown as this."""
+
+WIDEST = 60.0
+"""Of the histogram, in inches."""
+
 _COLORS = {"train": "#3b6fb6", "val": "#e08a2e"}
 _HEAT_CELLS = 40
 
 
 def histogram(parts: list[Part]) -> bytes:
     """Draw the annotations of each class, train beside val, most frequent first; a PNG, as PaddleX's."""
-    figure, axes = _figure(1, 1, max(8.0, len(_names(parts)) / 5), 5.0)
+    figure, axes = _figure(1, 1, min(WIDEST, max(8.0, len(_names(parts)) / 5)), 5.0)
     _class_bars(axes[0], parts)
     return _png(figure)
 
@@ -83,7 +89,8 @@ def _class_bars(axes: Axes, parts: list[Part]) -> None:
 
 
 def _areas(axes: Axes, parts: list[Part]) -> None:
-    areas = [_positive(part.boxes.xywh[:, 2] * part.boxes.xywh[:, 3]) for part in parts]
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = [_positive(part.boxes.xywh[:, 2] * part.boxes.xywh[:, 3]) for part in parts]
     _log_histogram(axes, parts, areas, low=1.0)
     for side, label in ((SMALL, "32 x 32"), (MEDIUM, "96 x 96")):
         axes.axvline(side * side, color="0.3", linestyle="--", linewidth=1)
@@ -144,10 +151,10 @@ def _picture_sizes(axes: Axes, parts: list[Part]) -> None:
 
 
 def _log_histogram(axes: Axes, parts: list[Part], values: list[np.ndarray], low: float) -> None:
-    most = max((float(value.max()) for value in values if len(value)), default=low)
+    most = min(HIGHEST, max((float(value.max()) for value in values if len(value)), default=low))
     bins = np.geomspace(low, max(most, low * 10) * 1.01, 50)
     for part, value in zip(parts, values):
-        axes.hist(np.maximum(value, low), bins.tolist(), alpha=0.7, label=part.name, color=_COLORS[part.name])
+        axes.hist(np.clip(value, low, most), bins.tolist(), alpha=0.7, label=part.name, color=_COLORS[part.name])
     axes.set_xscale("log")
     axes.set_ylabel("boxes")
     axes.legend(frameon=False, loc="upper right")
@@ -159,4 +166,4 @@ def _owners(part: Part) -> np.ndarray:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values) & (values > 0)]
+    return values[~np.isnan(values) & (values > 0)]

@@ -240,8 +240,10 @@ def _numbers(values: Sequence[Any], kind: type[np.generic]) -> NDArray[Any]:
     """
     if not values:
         return np.empty(0, kind)
+    if not set(map(type, values)) <= ({int} if kind is np.int64 else {int, float}):
+        raise TypeError
     array = np.array(values)
-    if array.ndim != 1 or array.dtype.kind not in ("i" if kind is np.int64 else "if"):
+    if array.ndim != 1 or array.dtype.kind not in "if":
         raise TypeError
     return array.astype(kind, copy=False)
 
@@ -255,7 +257,7 @@ def _fits(value: Any, expected: str) -> bool:
         return False
     if expected == _NUMBER:
         return abs(value) < 2**63 or isinstance(value, float)
-    whole = float(value).is_integer() if isinstance(value, float) else abs(value) < 2**62
+    whole = abs(value) < 2**62 and float(value).is_integer()
     return whole and (expected != _FLAG or value in (0, 1))
 
 

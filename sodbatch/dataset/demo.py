@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ def draw_first(part: Part, count: int, pictures: Pictures) -> list[tuple[str, by
         image = pictures.read(name)
         if not isinstance(image, str):
             mine = part.boxes.image_ids == part.images.ids[row]
-            boxes = _detections(part.boxes.xywh[mine], part.boxes.category_ids[mine], image)
             named = dict(part.categories)
-            labels = {identity: named.get(identity, f"category {identity}") for identity in boxes.cls_id.tolist()}
+            ids, places = np.unique(part.boxes.category_ids[mine], return_inverse=True)
+            boxes = _detections(part.boxes.xywh[mine], places, image)
+            labels = [named.get(identity, f"category {identity}") for identity in ids.tolist()]
             drawn.append(_encode(name, draw(image, boxes, labels, scores=False)))
     return drawn
 
@@ -84,7 +86,8 @@ def draw_faults(parts: Sequence[Part], faults: pa.Table, pictures: Pictures) -> 
         A JPEG; None when no fault belongs to a picture.
     """
     found = _faults_by_picture(parts, faults)
-    most = sorted(found, key=lambda key: (-len(set(found[key].values())), key))[: SHEET_COLUMNS * SHEET_ROWS]
+    kinds = {key: len(set(itertools.chain(*rules.values()))) for key, rules in found.items()}
+    most = sorted(found, key=lambda key: (-kinds[key], key))[: SHEET_COLUMNS * SHEET_ROWS]
     if not most:
         return None
     rows = -(-len(most) // SHEET_COLUMNS)
@@ -96,8 +99,11 @@ def draw_faults(parts: Sequence[Part], faults: pa.Table, pictures: Pictures) -> 
     return _encode("sheet.jpg", np.asarray(sheet)[..., ::-1])[1]
 
 
-def _faults_by_picture(parts: Sequence[Part], faults: pa.Table) -> dict[tuple[int, int], dict[int | None, str]]:
-    """Return for each part and row of an image the broken rules: by row of the box, None for the image itself."""
+Found = dict[tuple[int, int], dict[int | None, list[str]]]
+"""For each part and row of an image the broken rules, errors first: by row of the box, None for the image itself."""
+
+
+def _faults_by_picture(parts: Sequence[Part], faults: pa.Table) -> Found:
     images = [{f"image {identity}": row for row, identity in enumerate(part.images.ids.tolist())} for part in parts]
     owners: dict[tuple[int, str], tuple[int, int]] = {}
     wanted = {record for record in faults["record"].to_pylist() if record and record.startswith("annotation ")}
@@ -108,15 +114,19 @@ def _faults_by_picture(parts: Sequence[Part], faults: pa.Table) -> dict[tuple[in
         for box, row, identity in zip(boxes.tolist(), rows.tolist(), part.boxes.ids[boxes].tolist()):
             if row >= 0:
                 owners[index, f"annotation {identity}"] = (row, box)
-    found: dict[tuple[int, int], dict[int | None, str]] = {}
+    found: Found = {}
     number_of = {part.name: index for index, part in enumerate(parts)}
-    for fault in faults.select(["part", "record", "rule"]).to_pylist():
-        index, record = number_of.get(fault["part"], 0), fault["record"]
-        if record in images[index]:
-            found.setdefault((index, images[index][record]), {}).setdefault(None, fault["rule"])
-        elif (index, record) in owners:
-            row, box = owners[index, record]
-            found.setdefault((index, row), {})[box] = fault["rule"]
+    for fault in faults.select(["part", "file", "record", "rule"]).to_pylist():
+        record = fault["record"]
+        # a fault of both parts is about the one whose file it names
+        chosen = [number_of[fault["part"]]] if fault["part"] in number_of else range(len(parts))
+        for index in chosen:
+            row = images[index].get(record)
+            if row is not None and fault["file"] in (parts[index].file, f"images/{parts[index].images.names[row]}"):
+                found.setdefault((index, row), {}).setdefault(None, []).append(fault["rule"])
+            elif (index, record) in owners:
+                row, box = owners[index, record]
+                found.setdefault((index, row), {}).setdefault(box, []).append(fault["rule"])
     return found
 
 
@@ -125,7 +135,7 @@ def _fill_cell(
     corner: tuple[int, int],
     part: Part,
     row: int,
-    broken: Mapping[int | None, str],
+    broken: Mapping[int | None, list[str]],
     pictures: Pictures,
 ) -> None:
     width, height = CELL
@@ -135,13 +145,13 @@ def _fill_cell(
         pen.multiline_text((corner[0] + 12, corner[1] + 12), _wrapped(image), fill=(255, 160, 160), font=font)
     else:
         boxes = [box for box in broken if box is not None]
-        rules = np.array([_RULE_NUMBERS[broken[box]] for box in boxes], np.int64)
+        rules = np.array([_RULE_NUMBERS[broken[box][0]] for box in boxes], np.int64)
         shown_boxes = _detections(part.boxes.xywh[boxes], rules, image)
         drawn = _around(draw(image, shown_boxes, tuple(RULES), scores=False), shown_boxes)
         shown = Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))
         shown.thumbnail((width - 8, height - 8))
         sheet.paste(shown, (corner[0] + 4, corner[1] + 4))
-    counts = Counter(broken.values())
+    counts = Counter(itertools.chain(*broken.values()))
     rules_text = ", ".join(rule if count == 1 else f"{rule} x {count}" for rule, count in counts.most_common())
     caption = f"{part.name}: {part.images.names[row][-56:]}\n{rules_text[:64]}"
     pen.multiline_text((corner[0] + 6, corner[1] + height), caption, fill=(235, 235, 235), font=font)

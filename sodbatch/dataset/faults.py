@@ -23,6 +23,9 @@ SCHEMA = pa.schema(
 )
 """Of ``report.parquet``: one row a fault."""
 
+ROWS = 4096
+"""Faults that are kept one by one before they become a table."""
+
 
 class Faults:
     """Collects faults.
@@ -37,6 +40,7 @@ class Faults:
     def __init__(self, severities: Mapping[str, Severity]) -> None:
         self._severity = {name: severities.get(name, rule.severity) for name, rule in RULES.items()}
         self._tables: list[pa.Table] = []
+        self._rows: list[tuple[str, str, str | None, str, str, str]] = []
         self.counts: Counter[str] = Counter()
 
     def wants(self, rule: str) -> bool:
@@ -45,7 +49,18 @@ class Faults:
 
     def add(self, rule: str, part: str, file: str, record: str | None, detail: str) -> None:
         """Add one fault."""
-        self.add_all(rule, part, [file], [record], [detail])
+        if not self.wants(rule):
+            return
+        self._rows.append((part, file, record, rule, self._severity[rule], redact(detail)))
+        self.counts[rule] += 1
+        if len(self._rows) == ROWS:
+            self._pack()
+
+    def _pack(self) -> None:
+        """Make a table of single faults: as one each they would take several kilobytes."""
+        if self._rows:
+            self._tables.append(pa.table(list(map(list, zip(*self._rows, strict=True))), schema=SCHEMA))
+            self._rows = []
 
     def add_all(
         self, rule: str, part: str, files: Sequence[str], records: Iterable[str | None], details: Iterable[str]
@@ -71,6 +86,7 @@ class Faults:
 
     def table(self) -> pa.Table:
         """Return all faults, errors first, in the order of the rules."""
+        self._pack()
         rows = pa.concat_tables([SCHEMA.empty_table(), *self._tables])
         keys = pc.index_in(rows["rule"], pa.array(list(RULES)))
         ordered = rows.append_column("order", keys).sort_by([("severity", "ascending"), ("order", "ascending")])

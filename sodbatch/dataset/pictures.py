@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,8 +19,9 @@ from sodbatch.decode import FailedPage, decode_pages
 from sodbatch.errors import ErrorClass, PictureError
 from sodbatch.fetch import Fetcher
 from sodbatch.ids import digest
+from sodbatch.manifest.pictures import SUFFIXES
 from sodbatch.stages import UNWATCHED, InHand
-from sodbatch.storage import Storage, display_uri, local_path, local_source
+from sodbatch.storage import Storage, display_uri, local_path, printable
 from sodbatch.tables import PENDING
 
 NUMBER = pa.schema([pa.field("number", pa.int64())])
@@ -153,31 +156,33 @@ def check_names(parts: list[Part], listed: set[str], faults: Faults, *, decoded:
 
     Args:
         parts: The data set.
-        listed: Names below ``images/`` of all pictures there.
+        listed: Names below ``images/`` of all files there.
         faults: Takes what is wrong.
         decoded: The pictures are read too, which tells which are missing.
     """
-    named = {name for part in parts for name in part.images.names}
-    for name in sorted(listed - named) if all(part.whole for part in parts) else ():
-        faults.add("picture_unlisted", "both", f"images/{name}", None, "stands in no part")
+    named = {posixpath.normpath(name) for part in parts for name in part.images.names}
+    pictures = {name for name in listed if name.rpartition(".")[2].lower() in SUFFIXES}
+    for name in sorted(pictures - named) if all(part.whole for part in parts) else ():
+        faults.add("picture_unlisted", "both", f"images/{printable(name)}", None, "stands in no part")
     for part in () if decoded else parts:
-        rows = [row for row, name in enumerate(part.images.names) if name not in listed and not unsafe(name)]
+        names = part.images.names
+        rows = [row for row, name in enumerate(names) if posixpath.normpath(name) not in listed and not unsafe(name)]
         faults.add_all(
             "picture_missing",
             part.name,
-            [f"images/{part.images.names[row]}" for row in rows],
+            [f"images/{names[row]}" for row in rows],
             [f"image {part.images.ids[row]}" for row in rows],
             ["there is no such file"] * len(rows),
         )
 
 
-def list_pictures(folder: str, storage: Storage, suffixes: frozenset[str]) -> set[str]:
-    """Return the names below ``images/`` of all files with one of the suffixes."""
+def list_names(folder: str, storage: Storage) -> set[str]:
+    """Return the names below ``images/`` of all files."""
     images = f"{folder.rstrip('/')}/images"
     path = local_path(images)
-    root = display_uri(local_source(path) if path is not None else images).rstrip("/") + "/"
-    urls = (display_uri(info.url) for info in storage.list_files(images))
-    return {url.removeprefix(root) for url in urls if url.rpartition(".")[2].lower() in suffixes}
+    root = (os.path.abspath(path) if path is not None else images).rstrip("/") + "/"
+    urls = (info.url for info in storage.list_files(images))
+    return {(local_path(url) or url if path is not None else url).removeprefix(root) for url in urls}
 
 
 def _span(numbers: np.ndarray, start: int, end: int) -> tuple[int, int]:

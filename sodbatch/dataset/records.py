@@ -64,6 +64,9 @@ def _check_part(part: Part, faults: Faults) -> None:
     for index, name in enumerate(images.names):
         if reason := unsafe(name):
             faults.add("path_unsafe", part.name, part.file, f"image {images.ids[index]}", f"{name!r}: {reason}")
+    for index in np.flatnonzero((images.sizes <= 0).any(axis=1)).tolist():
+        width, height = images.sizes[index].tolist()
+        faults.add("image_size", part.name, part.file, f"image {images.ids[index]}", f"{width} x {height}")
     owner = rows_of(images.ids, boxes.image_ids)
     known = np.array([identity for identity, _ in part.categories], np.int64)
     _add(part, faults, "image_unknown", owner < 0, lambda i: f"image_id {boxes.image_ids[i]}: there is no such image")
@@ -101,9 +104,15 @@ def _check_duplicates(part: Part, faults: Faults) -> None:
             [f"{kind} {value}" for value in values[again]],
             [f"{count} records have this id" for count in counts[again]],
         )
+    names: dict[str, int] = {}
+    for identity, name in part.categories:
+        other = names.setdefault(name.strip(), identity)
+        if not name.strip() or other != identity:
+            detail = f"{name!r} is also the name of category {other}" if name.strip() else "its name is blank"
+            faults.add("category_name", part.name, part.file, f"category {identity}", detail)
     first: dict[str, int] = {}
     for index, name in enumerate(images.names):
-        if (other := first.setdefault(name, index)) != index:
+        if (other := first.setdefault(posixpath.normpath(name), index)) != index:
             detail = f"{name!r} is also the file of image {images.ids[other]}"
             faults.add("file_name_duplicate", part.name, part.file, f"image {images.ids[index]}", detail)
 
@@ -165,14 +174,15 @@ def _check_between(train: Part, val: Part, faults: Faults) -> None:
         ours, theirs = set(train.categories), set(val.categories)
         detail = f"only in train: {_named(ours - theirs)}; only in val: {_named(theirs - ours)}"
         faults.add("categories_differ", "both", val.file, None, detail)
-    places = dict(zip(val.images.names, val.images.ids.tolist()))
-    rows = [row for row, name in enumerate(train.images.names) if name in places]
+    places = dict(zip(map(posixpath.normpath, val.images.names), val.images.ids.tolist()))
+    twins = [places.get(posixpath.normpath(name)) for name in train.images.names]
+    rows = [row for row, twin in enumerate(twins) if twin is not None]
     faults.add_all(
         "name_in_both_parts",
         "both",
         [train.file] * len(rows),
         [f"image {train.images.ids[row]}" for row in rows],
-        [f"{train.images.names[row]!r} is also image {places[train.images.names[row]]} of val" for row in rows],
+        [f"{train.images.names[row]!r} is also image {twins[row]} of val" for row in rows],
     )
 
 

@@ -29,6 +29,8 @@ RULES: Mapping[str, Rule] = {
     "image_id_duplicate": Rule("error", "two images have one id"),
     "annotation_id_duplicate": Rule("error", "two annotations have one id"),
     "category_id_duplicate": Rule("error", "two categories have one id"),
+    "category_name": Rule("error", "a category's name is blank, or that of another category"),
+    "image_size": Rule("error", "the width or height of an image is not over 0"),
     "file_name_duplicate": Rule("error", "two images of a part have one file name"),
     "image_unknown": Rule("error", "an annotation's image_id is that of no image"),
     "category_unknown": Rule("error", "an annotation's category_id is that of no category"),

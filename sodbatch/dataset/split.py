@@ -110,9 +110,8 @@ def _groups(names: Sequence[str], pattern: str | None) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         found = expression.search(name)
-        key = (
-            "alone " + name if found is None else "group " + (found.group(1) or "" if found.groups() else found.group())
-        )
+        text = None if found is None else found.group(1) if found.groups() else found.group()
+        key = f"alone {name}" if text is None else f"group {text}"
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
@@ -203,7 +202,7 @@ def _contents(sources: Sequence[Path]) -> _Contents:
 def _write(sources: Sequence[Path], contents: _Contents, chosen: NDArray[np.bool_], targets: Sequence[Path]) -> None:
     """Write the new files: annotations are streamed from the old ones."""
     with contextlib.ExitStack() as held:
-        files = [held.enter_context(open(target, "wb")) for target in targets]
+        files = [held.enter_context(_new(target)) for target in targets]
         numbers = [0, 0]
         for side, file in enumerate(files):
             file.write(b"{")
@@ -223,6 +222,12 @@ def _write(sources: Sequence[Path], contents: _Contents, chosen: NDArray[np.bool
             file.write(b"]}")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _new(path: Path) -> IO[bytes]:
+    """Open a new file for writing: what lies there goes, and a link is not followed."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 
 def _of_side(images: list[dict[str, Any]], chosen: NDArray[np.bool_], side: int) -> list[dict[str, Any]]:

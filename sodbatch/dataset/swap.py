@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sodbatch.storage.local import LEFTOVERS, write_atomic
+from sodbatch.errors import UsageError
+from sodbatch.storage.local import LEFTOVERS, read, write_atomic
 
 _NOTE = ".sodbatch-swap.json"
+_MAX_NOTE_BYTES = 1 << 16
+_BACKUP = r"\.bak\d*"
+
+CHANGES = ("convert", "split")
+TARGETS = frozenset(
+    [
+        *(f"annotations/instance_{part}.json" for part in ("train", "val")),
+        *(f"{part}_anno_list.txt" for part in ("train", "val")),
+        "annotations/unlabeled.txt",
+    ]
+)
+"""The files that a change may write."""
 
 
 def new_name(target: str) -> str:
@@ -27,7 +41,7 @@ def swap(folder: str, change: str, targets: Mapping[str, bool]) -> None:
     Args:
         folder: The data set.
         change: What is done to it, for whoever finishes it.
-        targets: Names relative to it; true where a file that is there is kept as ``.bak``.
+        targets: Those of :data:`TARGETS` that change; true where a file that is there is kept as ``.bak``.
     """
     root = Path(folder)
     steps = [
@@ -39,24 +53,44 @@ def swap(folder: str, change: str, targets: Mapping[str, bool]) -> None:
 
 
 def finish_swap(folder: str) -> str | None:
-    """Finish a swap that was begun; return what change it was, None where there was none."""
+    """Finish a swap that was begun; return what change it was, None where there was none.
+
+    Raises:
+        UsageError: The note of it is none that this project would write; nothing is changed.
+    """
     root = Path(folder)
     note = root / _NOTE
-    if not note.exists():
+    if not os.path.lexists(note):
         return None
-    noted = json.loads(note.read_text())
-    for step in noted["steps"]:
-        target, new = root / step["target"], root / new_name(step["target"])
-        if new.exists():  # else this step has been done
-            backup = step["backup"]
+    change, steps = _read_note(note)
+    for target, backup in steps:
+        new = root / new_name(target)
+        if new.is_file() and not new.is_symlink():  # else this step has been done
             if backup is not None and not (root / backup).exists():
-                os.replace(target, root / backup)
-            os.replace(new, target)
-    for parent in {(root / step["target"]).parent for step in noted["steps"]} | {root}:
+                os.replace(root / target, root / backup)
+            os.replace(new, root / target)
+    for parent in {(root / target).parent for target, _ in steps} | {root}:
         for left in parent.glob(LEFTOVERS):  # of a process that died while it wrote
             left.unlink()
     note.unlink()
-    return str(noted["change"])
+    return change
+
+
+def _read_note(note: Path) -> tuple[str, list[tuple[str, str | None]]]:
+    """Read what was begun. A data set may come from anybody: only files that a change writes are followed."""
+    try:
+        content = json.loads(read(str(note), _MAX_NOTE_BYTES))
+        steps = [(step["target"], step["backup"]) for step in content["steps"]]
+        known = all(target in TARGETS for target, _ in steps)
+        backups = all(backup is None or re.fullmatch(re.escape(target) + _BACKUP, backup) for target, backup in steps)
+        if content["change"] in CHANGES and known and backups:
+            return content["change"], steps
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise UsageError(
+        f"{note} should note a conversion or division that was interrupted, and holds something else: delete it, "
+        f"after a look at annotations/ and its files that end in .new"
+    )
 
 
 def _free_backup(root: Path, name: str) -> str:

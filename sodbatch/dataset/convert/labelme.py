@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from typing import Any
 
-from sodbatch.dataset.convert.scene import Object, Scene, SceneError, forward
+from sodbatch.dataset.convert.scene import MOST, Object, Scene, SceneError, forward
 
 
 def read_labelme(data: bytes) -> Scene:
@@ -24,7 +23,7 @@ def read_labelme(data: bytes) -> Scene:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise SceneError(f"not JSON: {error.msg}", error.lineno) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of bytes that are no text, or a number of thousands of digits
         raise SceneError(f"not JSON: {error}") from error
     if not isinstance(content, dict):
         raise SceneError("expected an object")
@@ -60,13 +59,13 @@ def _is_point(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _side(content: dict[str, Any], name: str) -> int:
     value: Any = content.get(name)
     if not _is_number(value) or value != int(value) or value <= 0:
-        raise SceneError(f"{name}: expected a whole number over 0, found {value!r}")
+        raise SceneError(f"{name}: expected a whole number over 0, found {str(value)[:40]}")
     return int(value)
 
 

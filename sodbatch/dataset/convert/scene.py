@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST = 10**9
+"""Of any number of pixels."""
+
 
 @dataclass(frozen=True)
 class Object:

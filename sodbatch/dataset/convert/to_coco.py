@@ -17,7 +17,7 @@ import orjson
 
 from sodbatch.config import LimitsSection
 from sodbatch.dataset.convert.labelme import read_labelme
-from sodbatch.dataset.convert.scene import Scene, SceneError, forward
+from sodbatch.dataset.convert.scene import MOST, Scene, SceneError, forward
 from sodbatch.dataset.convert.visdrone import read_visdrone
 from sodbatch.dataset.convert.voc import read_voc
 from sodbatch.dataset.convert.yolo import read_yolo
@@ -88,7 +88,8 @@ def convert(folder: str, kind: str, seed: int, limits: LimitsSection | None = No
     faults: list[str] = []
     lists = _lists(root, kind, seed, faults)
     source = _Source(root, kind, _labels(root, kind), limits or LimitsSection())
-    scenes = {part: [source.scene(number, line, faults) for number, line in lists[part]] for part in PARTS}
+    scenes = {part: [source.scene(where, line, faults) for where, line in lists[part]] for part in PARTS}
+    _check_twins(lists, scenes, faults)
     if faults:
         more = f"\n... and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
         raise UsageError(
@@ -116,9 +117,22 @@ def convert(folder: str, kind: str, seed: int, limits: LimitsSection | None = No
     return Converted({part: len(made[part]) for part in PARTS}, notes)
 
 
-def _lists(root: Path, kind: str, seed: int, faults: list[str]) -> dict[str, list[tuple[int, str]]]:
-    """Return for each part the numbers and texts of the lines of its list."""
-    found: dict[str, list[tuple[int, str]]] = {}
+Lines = dict[str, list[tuple[str, str]]]
+"""For each part the lines of its list: where they stand, and their texts."""
+
+
+def _check_twins(lists: Lines, scenes: Mapping[str, Sequence[tuple[str, Scene] | None]], faults: list[str]) -> None:
+    """A picture that two lines name would be two images of one id."""
+    first: dict[str, str] = {}
+    for part in PARTS:
+        for (where, _), made in zip(lists[part], scenes[part], strict=True):
+            if made is not None and (other := first.setdefault(made[0], where)) != where:
+                faults.append(f"{where}: its picture images/{made[0]} is that of {other} too")
+
+
+def _lists(root: Path, kind: str, seed: int, faults: list[str]) -> Lines:
+    """Read the lists; without one for val, that of train is divided."""
+    found: Lines = {}
     for part in PARTS:
         path = root / f"{part}_anno_list.txt"
         if not path.exists():
@@ -129,7 +143,8 @@ def _lists(root: Path, kind: str, seed: int, faults: list[str]) -> dict[str, lis
             lines = read(str(path)).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: expected UTF-8, found other bytes") from error
-        found[part] = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+        numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+        found[part] = [(f"line {number} of {path.name}", line) for number, line in numbered]
     if "val" not in found:
         lines_of_all = found["train"]
         order = np.random.default_rng(seed).permutation(len(lines_of_all)).tolist()
@@ -160,17 +175,19 @@ class _Source:
     labels: Sequence[str]
     limits: LimitsSection
 
-    def scene(self, number: int, line: str, faults: list[str]) -> tuple[str, Scene] | None:
+    def scene(self, where: str, line: str, faults: list[str]) -> tuple[str, Scene] | None:
         """Read what one line of a list names; return the file name of its picture, and the scene."""
         suffix = NAMES_ITS_PICTURE[self.kind][0] if self.kind in NAMES_ITS_PICTURE else ".txt"
-        names = (forward(line), forward(line.split(" ")[-1]))
-        named = next((name for name in names if (self.root / name).is_file()), None)
-        if named is None or unsafe(named) or not named.endswith(suffix):
+        names = [posixpath.normpath(forward(words)) for words in (line, line.split(" ")[-1])]
+        named = next((name for name in names if not unsafe(name) and _is_file(self.root / name)), None)
+        if named is None or not named.endswith(suffix):
             expected = f"expected the path of a {suffix} file below {self.root}"
-            faults.append(f"line {number} of the lists, {line[:200]!r}: {expected}")
+            faults.append(f"{where}, {line[:200]!r}: {expected}")
             return None
         try:
-            return self._read(named, read(str(self.root / named), MAX_BYTES))
+            name, scene = self._read(named, read(str(self.root / named), MAX_BYTES))
+            _check_values(scene)
+            return name, scene
         except SceneError as error:
             at = "" if error.line is None else f", line {error.line}"
             faults.append(f"{self.root / named}{at}: {error}")
@@ -188,7 +205,8 @@ class _Source:
             scene = NAMES_ITS_PICTURE[self.kind][1](data)
             base = posixpath.basename(scene.picture)
             alike = (base.partition(".")[0], posixpath.basename(named).partition(".")[0])
-            return self._picture(scene.picture.removeprefix("images/"), base, *alike), scene
+            names = (scene.picture, scene.picture.removeprefix("images/"), base, *alike)
+            return self._picture(*map(posixpath.normpath, names)), scene
         picture = self._picture(posixpath.splitext(named.partition("/")[2] or named)[0])
         page = next(decode_pages(read(str(self.root / "images" / picture), self.limits.max_bytes), self.limits))
         if isinstance(page, FailedPage):
@@ -203,7 +221,7 @@ class _Source:
             SceneError: There is no such picture.
         """
         for name in (name + end for name in names for end in ENDS):
-            if not unsafe(name) and (self.root / "images" / name).is_file():
+            if not unsafe(name) and _is_file(self.root / "images" / name):
                 return name
         raise SceneError(f"its picture {names[0][:200]!r} is not in images/")
 
@@ -219,7 +237,35 @@ def _labels(root: Path, kind: str) -> tuple[str, ...]:
         lines = read(str(path)).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: expected a text file with the name of a class a line: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in "\n".join(lines).rstrip().split("\n"))
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(
+            f"{path}: expected a name a line, none blank or twice; found {', '.join(map(repr, names))[:200]}"
+        )
+    return names
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that is too long or odd for the system is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_values(scene: Scene) -> None:
+    """Refuse what COCO's file could not hold.
+
+    Raises:
+        SceneError: A number beyond ``MOST``, or a name that is no text.
+    """
+    if max(scene.width, scene.height) > MOST:
+        raise SceneError(f"a picture of {scene.width:g} x {scene.height:g}: expected sides up to {MOST:,}")
+    for each in scene.objects:
+        if max(map(abs, each.box)) > MOST or any(abs(value) > MOST for value in each.extra.values()):
+            raise SceneError(f"{each.label!r} at {', '.join(f'{side:g}' for side in each.box)}: numbers over {MOST:,}")
+        if each.label != each.label.encode("utf-8", "ignore").decode():
+            raise SceneError(f"the label {each.label!r} is no text")
 
 
 def _contents(made: Mapping[str, list[tuple[str, Scene]]], labels: Sequence[str]) -> dict[str, bytes]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from sodbatch.dataset.convert.scene import Object, Scene, SceneError, forward
+from sodbatch.dataset.convert.scene import MOST, Object, Scene, SceneError, forward
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = ("difficult", "truncated")
@@ -63,7 +61,8 @@ def _object(element: Element) -> Object | None:
     if box is None:
         return None
     x0, y0, x1, y1 = (_number(box, name) for name in _CORNERS)  # in any order
-    extra: dict[str, Any] = {name: int(_number(element, name)) for name in _FLAGS if element.findtext(name)}
+    flags = {name: (element.findtext(name) or "").strip() for name in _FLAGS}
+    extra = {name: int(text) for name, text in flags.items() if text in ("0", "1")}  # not "Unspecified"
     return Object(label, (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), extra)
 
 
@@ -73,8 +72,8 @@ def _number(element: Element, name: str) -> float:
         value = float(text)
     except ValueError:
         raise SceneError(f"{name}: expected a number, found {text[:40]!r}") from None
-    if not math.isfinite(value):
-        raise SceneError(f"{name}: expected a finite number, found {text[:40]!r}")
+    if not abs(value) <= MOST:
+        raise SceneError(f"{name}: expected a number of pixels, found {text[:40]!r}")
     return value
 
 
