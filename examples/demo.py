@@ -20,7 +20,7 @@ PICTURES = 8
 SEED = 2026
 """Of scenes that the model has not seen."""
 
-THRESHOLD = 0.3
+THRESHOLD = 0.4
 """Of what is drawn; the evaluation counts all boxes."""
 
 

@@ -147,7 +147,7 @@ def _picture_sizes(axes: Axes, parts: list[Part]) -> None:
     axes.set_xlabel("width (pixels)")
     axes.set_ylabel("height (pixels)")
     axes.set_title("sizes of pictures (larger: more of them)")
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="lower left")
 
 
 def _log_histogram(axes: Axes, parts: list[Part], values: list[np.ndarray], low: float) -> None:
@@ -157,7 +157,7 @@ def _log_histogram(axes: Axes, parts: list[Part], values: list[np.ndarray], low:
         axes.hist(np.clip(value, low, most), bins.tolist(), alpha=0.7, label=part.name, color=_COLORS[part.name])
     axes.set_xscale("log")
     axes.set_ylabel("boxes")
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="center right")
 
 
 def _owners(part: Part) -> np.ndarray:
