@@ -123,6 +123,11 @@ def _refuse_changes_on_a_store(config: Config) -> None:
 
 def _change(config: Config, folder: str, bar: ProgressBar) -> None:
     """Convert and divide the data set where that is asked for; a swap that was interrupted is finished in any case."""
+    asked = config.CheckDataset
+    if not asked.convert.enable and (asked.convert.src_dataset_type or asked.convert.dst_dataset_type):
+        bar.say("CheckDataset.convert.enable is false: nothing is converted")
+    if not asked.split.enable and asked.split.train_percent:
+        bar.say("CheckDataset.split.enable is false: nothing is divided")
     finished = finish_swap(folder) if local_path(folder) is not None else None
     if finished is not None:
         bar.say(

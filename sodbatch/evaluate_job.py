@@ -117,7 +117,8 @@ def run(config: Config, *, console: Console | None = None) -> int:
     }
     if result["pictures"]["predicted"] == 0:
         raise UsageError(
-            f"none of the pictures of {display_uri(tables)} is one of {display_uri(folder)}, part {part.name}"
+            f"none of the pictures of {display_uri(tables)} is one of {display_uri(folder)}, part {part.name}: they "
+            "are matched by their whole paths, or by their ids where the input was the data set's own file"
         )
     _draw(config, folder, part, truth, found, figures, storage)
     storage.write_atomic(f"{output}/evaluate_result.json", json.dumps(result, indent=4, ensure_ascii=False).encode())

@@ -26,7 +26,7 @@ SETTINGS = {
     "Train.epochs_iters": 3,
     "Train.batch_size": 2,
     "Train.warmup_steps": 3,
-    "Train.learning_rate": 0.1,
+    "Train.learning_rate": 0.01,
     "Train.log_interval": 2,
     "Train.static_assigner_epochs": 1,
     "CheckDataset.decode": "false",

@@ -15,6 +15,7 @@ from sodbatch.config import Config
 from sodbatch.config.messages import explain
 from sodbatch.config.paddlex import apply_kernel_option
 from sodbatch.errors import UsageError
+from sodbatch.model.spec import SPECS
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ def find_config(path: str) -> Path:
             log.warning("%s does not exist; using the packaged %s", path, packaged.name)
         return packaged
     names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-    raise UsageError(f"{path}: no such configuration file (packaged ones: {names})")
+    hint = f"; that model is named by -o Global.model={name}" if name in SPECS else ""
+    raise UsageError(f"{path}: no such configuration file (packaged ones: {names}){hint}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -107,6 +107,10 @@ def _groups(names: Sequence[str], pattern: str | None) -> list[list[int]]:
     if pattern is None:
         return [[row] for row in range(len(names))]
     expression = re.compile(pattern)
+    if not any(map(expression.search, names)):
+        raise UsageError(
+            f"CheckDataset.split.group_pattern = {pattern}: found in none of {len(names):,} names, such as {names[0]!r}"
+        )
     groups: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         found = expression.search(name)

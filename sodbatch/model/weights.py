@@ -45,6 +45,9 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Callable[..., Any] | None] = {
 }
 
 
+SHOWN_NAMES = 12
+"""Names that an error lists."""
+
 MAX_MEMO = 1_000_000
 """Objects that a pickle may keep to name again; the memory for the highest number is taken at once."""
 
@@ -135,7 +138,7 @@ def check_state(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, np.nd
         state: Arrays by parameter name.
 
     Raises:
-        UsageError: Lists every missing, surplus and misshapen name.
+        UsageError: Lists the first missing, surplus and misshapen names.
     """
     problems = [f"missing: {name} {list(shape)}" for name, shape in shapes.items() if name not in state]
     problems += [f"surplus: {name} {list(array.shape)}" for name, array in state.items() if name not in shapes]
@@ -145,8 +148,10 @@ def check_state(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, np.nd
         if name in state and state[name].shape != shape
     ]
     if problems:
+        more = [f"... and {len(problems) - SHOWN_NAMES} more"] if len(problems) > SHOWN_NAMES else []
         raise UsageError(
-            f"the weights do not fit the network ({len(problems)} names differ):\n  " + "\n  ".join(problems)
+            f"the weights do not fit the network ({len(problems)} names differ); are they of the model that "
+            "Global.model names?\n  " + "\n  ".join(problems[:SHOWN_NAMES] + more)
         )
 
 

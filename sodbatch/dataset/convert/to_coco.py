@@ -181,7 +181,7 @@ class _Source:
         names = [posixpath.normpath(forward(words)) for words in (line, line.split(" ")[-1])]
         named = next((name for name in names if not unsafe(name) and _is_file(self.root / name)), None)
         if named is None or not named.endswith(suffix):
-            expected = f"expected the path of a {suffix} file below {self.root}"
+            expected = f"expected the path of a {suffix} file that is there, below {self.root}"
             faults.append(f"{where}, {line[:200]!r}: {expected}")
             return None
         try:
