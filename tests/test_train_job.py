@@ -243,7 +243,7 @@ def test_a_few_scenes_can_be_learned_by_heart(tmp_path: Path) -> None:
         "Train__epochs_iters": 150,
         "Train__eval_interval": 150,
         "Train__batch_size": 4,
-        "Train__learning_rate": 0.4,
+        "Train__learning_rate": 0.16,
         "Train__warmup_steps": 30,
         "Train__static_assigner_epochs": 40,
         "CheckDataset__rules": "{content_in_both_parts: off, picture_unlisted: off}",

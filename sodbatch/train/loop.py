@@ -1,10 +1,14 @@
-"""The training of one worker, from its first step or a checkpoint to the last; all workers run it side by side."""
+"""The training of one worker, from its first step or a checkpoint to the last; all workers run it side by side.
+
+Mixed precision, on GPUs, is untested on hardware; the calls are those that Paddle documents.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -33,6 +37,9 @@ from sodbatch.train.validate import validate
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Weight decay is L2; parameters of batch normalisations are free of it."""
+
+MIXED: dict[str, Literal["O0", "O1", "O2"]] = {"OFF": "O0", "O1": "O1", "O2": "O2"}
+"""Paddle's levels of mixed precision, by ``Train.amp``."""
 
 SHOWN_NAMES = 8
 """Names of weights that were not loaded that one line shows."""
@@ -110,7 +117,12 @@ class _Training:
         )
         if old:
             self._restore_velocities(old)
-        self.called = group.together(_Logits(self.network))
+        logits: paddle.nn.Layer = _Logits(self.network)
+        if self.section.amp == "O2":
+            logits, _ = paddle.amp.decorate(logits, self.optimizer, level="O2", save_dtype="float32")
+        self.level = MIXED[self.section.amp]
+        self.scaler = paddle.amp.GradScaler(enable=self.level != "O0")
+        self.called = group.together(logits)
         self._say_first(first_lines)
 
     def _initial(self) -> tuple[Checkpoint | None, list[str]]:
@@ -186,7 +198,8 @@ class _Training:
         images = paddle.to_tensor(batch.images).astype("float32") / 255.0
         truth = Truth(*(paddle.to_tensor(each) for each in (batch.labels, batch.boxes, batch.real)))
         anchors = anchors_for(*batch.images.shape[2:])
-        levels = self.called(images)
+        with paddle.amp.auto_cast(enable=self.level != "O0", level=self.level):
+            levels = self.called(images)
         losses = detection_losses(
             levels,
             truth,
@@ -196,9 +209,10 @@ class _Training:
             total=self.group.total,
             workers=self.group.size,
         )
-        losses.total.backward()
         self.optimizer.set_lr(rate)
-        self.optimizer.step()
+        self.scaler.scale(losses.total).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.clear_grad()
         self.average.update()
         return losses
