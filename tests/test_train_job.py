@@ -225,29 +225,3 @@ def test_a_worker_that_is_killed_is_started_anew_from_the_last_checkpoint(scenes
     assert process.returncode == 0, error
     assert "goes on from" in error
     assert losses(output)[:, 0].tolist() == list(range(12))
-
-
-@pytest.mark.slow
-def test_a_few_scenes_can_be_learned_by_heart(tmp_path: Path) -> None:
-    from sodbatch.scenes import write_scenes
-
-    dataset = write_scenes(tmp_path / "set", 8, 1, size=(256, 256), seed=3, processes=1)
-    for kind in ("train", "val"):  # evaluated on what it learns
-        content = json.loads((dataset / "annotations" / "instance_train.json").read_text())
-        if kind == "val":
-            for image in content["images"]:
-                shutil.copyfile(dataset / "images" / image["file_name"], dataset / "images" / f"v{image['file_name']}")
-                image["file_name"] = f"v{image['file_name']}"
-            (dataset / "annotations" / "instance_val.json").write_text(json.dumps(content))
-    changed = {
-        "Train__epochs_iters": 150,
-        "Train__eval_interval": 150,
-        "Train__batch_size": 4,
-        "Train__learning_rate": 0.16,
-        "Train__warmup_steps": 30,
-        "Train__static_assigner_epochs": 40,
-        "CheckDataset__rules": "{content_in_both_parts: off, picture_unlisted: off}",
-    }
-    assert main(arguments(dataset, tmp_path / "out", **changed)) == 0
-    evaluations = pq.read_table(tmp_path / "out" / "evaluations.parquet").to_pylist()
-    assert evaluations[-1]["AP50"] >= 0.8
