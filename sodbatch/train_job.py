@@ -119,31 +119,29 @@ def _settings(config: Config, spec: NetworkSpec, folder: str, train: Part, val: 
 
 
 def _resume_point(config: Config, settings: str, storage: Storage) -> str | None:
-    """Return the checkpoint to go on from: the one named, else the last in the output.
+    """Return the checkpoint to go on from: the last of this training in the output, else the one named.
 
     Raises:
         UsageError: It is of a training with other settings.
     """
     from sodbatch.train.checkpoint import find_last, read_standing
 
+    last = find_last(config.Global.output, storage)
+    if last is not None and last[1].settings == settings:
+        return last[0]
     named = config.Train.resume_path
     if named is not None:
         prefix = re.sub(r"\.pd(params|ema|opt|states)$", "", named)
-        standing = read_standing(f"{prefix}.pdstates", storage)
-        if standing.settings != settings:
+        if read_standing(f"{prefix}.pdstates", storage).settings != settings:
             log.warning("%s is of a training with other settings, which goes on with these", display_uri(prefix))
         return prefix
-    last = find_last(config.Global.output, storage)
-    if last is None:
-        return None
-    prefix, standing = last
-    if standing.settings != settings:
+    if last is not None:
         raise UsageError(
             f"{display_uri(config.Global.output)} holds a training with other settings or another data set; choose "
             "another Global.output, or name its checkpoint to go on from: "
-            f"Train.resume_path={display_uri(prefix)}.pdparams"
+            f"Train.resume_path={display_uri(last[0])}.pdparams"
         )
-    return prefix
+    return None
 
 
 def _as_yaml(config: Config) -> bytes:

@@ -87,7 +87,11 @@ def train_on_ray(
         JobError: The training failed.
         UsageError: No cluster answers, or it has no room for the workers.
     """
-    connect(config.Resources.ray_address or os.environ.get("RAY_ADDRESS"))
+    address = config.Resources.ray_address or os.environ.get("RAY_ADDRESS")
+    gpu_ids = config.Global.device.partition(":")[2]
+    if gpu_ids and address is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_ids
+    connect(address)
     try:
         nodes = [
             Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
