@@ -11,7 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sodbatch.evaluate.compare import compare, match, worst
+from sodbatch.evaluate.compare import compare, worst
 from sodbatch.evaluate.figures import Found, GroundTruth, confusion_matrix, figures_of
 from sodbatch.scenes import LABELS, make_scene
 
@@ -135,12 +135,14 @@ def test_confusion_counts_hits_misses_and_what_is_not_there() -> None:
 
 
 def test_detections_match_best_first_and_crowds_swallow() -> None:
-    truth = np.array([[0.0, 0, 10, 10], [100, 100, 50, 50]])
-    found = np.array([[1.0, 0, 10, 10], [0, 0, 10, 10], [110, 110, 10, 10], [300, 0, 5, 5]])
-    matched = match(truth, np.array([0, 0]), np.array([False, True]), found, np.zeros(4, int))
-    assert matched.truth_hit.tolist() == [True, False]
-    assert matched.found_hit.tolist() == [True, False, False, False]
-    assert matched.ignored.tolist() == [False, False, True, False]
+    xywh = np.array([[0.0, 0, 10, 10], [100, 100, 50, 50]])
+    truth = GroundTruth(1, np.zeros(2, int), np.zeros(2, int), xywh, np.full(2, 99.0), np.array([False, True]), ("a",))
+    seen = np.array([[300.0, 0, 5, 5], [110, 110, 10, 10], [0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10]])
+    found = Found(np.zeros(5, int), np.zeros(5, int), seen, np.array([0.6, 0.7, 0.8, 0.9, 0.1]))
+    [one] = compare(truth, found, 0.3)
+    assert one.hit.tolist() == [True] and one.boxes.tolist() == [[0, 0, 10, 10]]
+    assert one.found.tolist() == [[1, 0, 10, 10], [0, 0, 10, 10], [300, 0, 5, 5]]
+    assert one.true.tolist() == [True, False, False] and one.errors == 2
 
 
 def test_worst_pictures_are_those_with_most_errors() -> None:

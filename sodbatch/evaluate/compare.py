@@ -10,57 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sodbatch.evaluate.figures import IOU_OF_PICTURES, Found, GroundTruth
+from sodbatch.evaluate.figures import IOU_OF_PICTURES, MAX_DETECTIONS, Found, GroundTruth, evaluated
 
 HIT, MISSED, FALSE = (60, 170, 60), (40, 40, 230), (230, 140, 30)
 """BGR: found, not found, not there."""
-
-
-@dataclass(frozen=True, eq=False)
-class Matched:
-    """Which boxes of a picture go together.
-
-    Attributes:
-        truth_hit: bool [m], a detection of its class was matched to it.
-        found_hit: bool [k], it was matched to a box.
-        ignored: bool [k], it lies in a region that does not count.
-    """
-
-    truth_hit: NDArray[np.bool_]
-    found_hit: NDArray[np.bool_]
-    ignored: NDArray[np.bool_]
-
-
-def match(
-    truth: NDArray[np.float64],
-    truth_labels: NDArray[np.int64],
-    crowd: NDArray[np.bool_],
-    found: NDArray[np.float64],
-    found_labels: NDArray[np.int64],
-) -> Matched:
-    """Match detections, best first, each to the free box of its class that it overlaps most, as COCO does.
-
-    Args:
-        truth: float64 [m, 4], left, top, width, height.
-        truth_labels: int64 [m].
-        crowd: bool [m].
-        found: float64 [k, 4], by falling score.
-        found_labels: int64 [k].
-    """
-    hit, found_hit, ignored = np.zeros(len(truth), bool), np.zeros(len(found), bool), np.zeros(len(found), bool)
-    overlap, own_area = _overlap(found, truth), found[:, 2] * found[:, 3]
-    union = own_area[:, None] + (truth[:, 2] * truth[:, 3])[None] - overlap
-    same = found_labels[:, None] == truth_labels[None]
-    iou = np.where(same, overlap / np.maximum(union, 1e-9), 0)
-    in_crowd = np.where(same & crowd[None], overlap / np.maximum(own_area, 1e-9)[:, None], 0)
-    for row in range(len(found)):
-        free = np.where(hit | crowd, 0, iou[row])
-        best = int(free.argmax()) if len(free) else 0
-        if len(free) and free[best] >= IOU_OF_PICTURES:
-            hit[best] = found_hit[row] = True
-        elif len(free) and in_crowd[row].max() >= IOU_OF_PICTURES:
-            ignored[row] = True
-    return Matched(hit, found_hit, ignored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,23 +43,18 @@ class Compared:
 def compare(truth: GroundTruth, found: Found, threshold: float) -> Iterator[Compared]:
     """Compare picture by picture; detections with scores from ``threshold`` on count."""
     kept = np.flatnonzero(found.scores >= threshold)
+    diagnosed = evaluated(truth, found, MAX_DETECTIONS).image_diagnostics(IOU_OF_PICTURES, threshold)
+    hits, trues = diagnosed["gt_status"], diagnosed["dt_status"]  # ids are rows plus 1; what does not count is missing
     kept = kept[np.lexsort((-found.scores[kept], found.rows[kept]))]
     order = np.argsort(truth.rows, kind="stable")
     bounds = np.arange(truth.pictures + 1)
     found_starts, truth_starts = np.searchsorted(found.rows[kept], bounds), np.searchsorted(truth.rows[order], bounds)
     for row in range(truth.pictures):
-        there = order[truth_starts[row] : truth_starts[row + 1]]
-        seen = kept[found_starts[row] : found_starts[row + 1]]
-        crowd = truth.crowd[there]
-        matched = match(truth.xywh[there], truth.labels[there], crowd, found.xywh[seen], found.labels[seen])
-        counted = ~matched.ignored
-        yield Compared(
-            row,
-            truth.xywh[there][~crowd],
-            matched.truth_hit[~crowd],
-            found.xywh[seen][counted],
-            matched.found_hit[counted],
-        )
+        there = [index for index in order[truth_starts[row] : truth_starts[row + 1]].tolist() if index + 1 in hits]
+        seen = [index for index in kept[found_starts[row] : found_starts[row + 1]].tolist() if index + 1 in trues]
+        hit = np.array([hits[index + 1] == "matched" for index in there], bool)
+        true = np.array([trues[index + 1] == "tp" for index in seen], bool)
+        yield Compared(row, truth.xywh[there], hit, found.xywh[seen], true)
 
 
 def worst(compared: Iterable[Compared], count: int) -> list[Compared]:
@@ -131,10 +79,3 @@ def _rectangle(canvas: NDArray[np.uint8], xywh: NDArray[np.float64], colour: tup
     left, top, width, height = xywh
     corners = (round(left), round(top)), (round(left + width), round(top + height))
     cv2.rectangle(canvas, *corners, colour, 2 if max(canvas.shape[:2]) > 1000 else 1)
-
-
-def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Areas [k, m] that boxes [k, 4] and [m, 4] share."""
-    corner1 = np.maximum(one[:, None, :2], other[None, :, :2])
-    corner2 = np.minimum((one[:, :2] + one[:, 2:])[:, None], (other[:, :2] + other[:, 2:])[None])
-    return np.prod(np.clip(corner2 - corner1, 0, None), axis=2)

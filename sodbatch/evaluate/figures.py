@@ -84,11 +84,16 @@ class Figures:
     precisions: NDArray[np.float64]
 
 
+def evaluated(truth: GroundTruth, found: Found, most: int) -> Any:
+    """Return hotcoco's evaluator after matching, at most ``most`` boxes a picture; its ids are rows plus 1."""
+    return _evaluated(_datasets(truth, found), most)
+
+
 def figures_of(truth: GroundTruth, found: Found) -> Figures:
     """Compute the figures."""
     pair = _datasets(truth, found)
-    coco100 = _evaluated(pair, 100).summary()
-    at_most = _evaluated(pair, MAX_DETECTIONS)
+    coco100 = _Accumulated(_evaluated(pair, 100)).summary()
+    at_most = _Accumulated(_evaluated(pair, MAX_DETECTIONS))
     by_class = {
         name: {"AP": at_most.ap(label=label), "AP50": at_most.ap(iou=0.5, label=label), "AR": at_most.ar(label=label)}
         for label, name in enumerate(truth.names)
@@ -107,8 +112,8 @@ def confusion_matrix(truth: GroundTruth, found: Found, threshold: float) -> NDAr
     Returns:
         int64 [classes + 1, classes + 1], rows what there is, columns what was found; the last of both is nothing.
     """
-    evaluated = hotcoco.COCOeval(*_datasets(truth, found), "bbox")
-    return np.asarray(evaluated.confusion_matrix(IOU_OF_PICTURES, MAX_DETECTIONS, threshold)["matrix"], np.int64)
+    evaluator = hotcoco.COCOeval(*_datasets(truth, found), "bbox")
+    return np.asarray(evaluator.confusion_matrix(IOU_OF_PICTURES, MAX_DETECTIONS, threshold)["matrix"], np.int64)
 
 
 def _datasets(truth: GroundTruth, found: Found) -> tuple[Any, Any]:
@@ -128,20 +133,20 @@ def _datasets(truth: GroundTruth, found: Found) -> tuple[Any, Any]:
     return there, there.load_res(results.reshape(-1, 7))
 
 
-def _evaluated(pair: tuple[Any, Any], most: int) -> _Accumulated:
-    evaluated = hotcoco.COCOeval(*pair, "bbox")
-    evaluated.params.max_dets = [1, 10, most]
-    evaluated.params.area_rng = [list(bounds) for bounds in AREAS.values()]
-    evaluated.params.area_rng_lbl = list(AREAS)
-    evaluated.evaluate()
-    evaluated.accumulate()
-    return _Accumulated(evaluated)
+def _evaluated(pair: tuple[Any, Any], most: int) -> Any:
+    evaluator = hotcoco.COCOeval(*pair, "bbox")
+    evaluator.params.max_dets = [1, 10, most]
+    evaluator.params.area_rng = [list(bounds) for bounds in AREAS.values()]
+    evaluator.params.area_rng_lbl = list(AREAS)
+    evaluator.evaluate()
+    return evaluator
 
 
 class _Accumulated:
     """Means over what an evaluator has accumulated; as COCO has it, over what is there to find."""
 
     def __init__(self, evaluated: Any) -> None:
+        evaluated.accumulate()
         content = evaluated.eval
         self.precision = np.asarray(content["precision"])  # [IoU, recall, class, area, detections]
         self.recall = np.asarray(content["recall"])  # [IoU, class, area, detections]
