@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from rich.console import Console
 
 from sodbatch import predict_job
@@ -34,7 +33,7 @@ from sodbatch.model.folder import ModelFolder, open_model_folder
 from sodbatch.model.spec import find_spec
 from sodbatch.model.weights import read_pdparams
 from sodbatch.record import read_record
-from sodbatch.storage import Storage, display_uri, local_path
+from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import OK
 
 DONE, DONE_WITH_FAILED = 0, 3
@@ -76,10 +75,11 @@ def run(config: Config, *, console: Console | None = None) -> int:
     if section.predictions is not None:
         tables, labels = section.predictions, None
     else:
-        model = _model(config, part, storage, console)
-        labels = dict(enumerate(model.labels))
-        match_classes(names, labels, section.match)
-        tables = _predict(config, model, folder, console)
+        with tempfile.TemporaryDirectory(prefix="sodbatch-evaluate-") as scratch:
+            model = _model(config, part, scratch, storage, console)
+            labels = dict(enumerate(model.labels))
+            match_classes(names, labels, section.match)
+            tables = _predict(config, model, folder, console)
     run_of = read_record(tables, storage)
     if run_of is None:
         raise UsageError(
@@ -122,7 +122,7 @@ def run(config: Config, *, console: Console | None = None) -> int:
         )
     _draw(config, folder, part, truth, found, figures, storage)
     storage.write_atomic(f"{output}/evaluate_result.json", json.dumps(result, indent=4, ensure_ascii=False).encode())
-    console.print("\n".join(_lines(result, output)), highlight=False, markup=False, soft_wrap=True)
+    _say(console, "\n".join(_lines(result, output)))
     return DONE if result["pictures"]["predicted"] == truth.pictures else DONE_WITH_FAILED
 
 
@@ -141,25 +141,22 @@ def _part(config: Config, folder: str, storage: Storage) -> Part:
     return part
 
 
-def _model(config: Config, part: Part, storage: Storage, console: Console) -> ModelFolder:
-    """Return the model: ``Evaluate.weight_path`` exported to ``Global.output``/inference, or an inference folder."""
+def _model(config: Config, part: Part, scratch: str, storage: Storage, console: Console) -> ModelFolder:
+    """Return the model: ``Evaluate.weight_path`` exported to a folder for the while, or an inference folder."""
     weight_path = config.Evaluate.weight_path
     if weight_path is None:
         return find_model(config.Global.model, config.Predict.model_dir, storage)
     spec = find_spec(config.Global.model)
     state = read_pdparams(read_weights(weight_path, storage))
-    classes = len(state.get(CLASS_BIAS, ()))
-    beside = f"{weight_path.rpartition('/')[0] or '.'}/inference/inference.yml"
-    if storage.exists(beside):
-        labels = tuple(str(label) for label in yaml.safe_load(storage.read_bytes(beside))["label_list"])
-    elif classes == spec.num_classes:
+    beside = f"{weight_path.rpartition('/')[0] or '.'}/inference"
+    if storage.exists(f"{beside}/inference.yml"):
+        labels = find_model(spec.name, beside, storage).labels
+    elif len(state.get(CLASS_BIAS, ())) == spec.num_classes:
         labels = spec.labels
     else:
         labels = tuple(name for _, name in part.categories)
         _say(console, "the weights name no classes: they are taken to be the data set's, in its order")
-    target = local_path(config.Global.output)
-    folder = Path(target or tempfile.mkdtemp(prefix="sodbatch-evaluate-")) / "inference"
-    return open_model_folder(export_state(replace(spec, labels=labels), state, folder))
+    return open_model_folder(export_state(replace(spec, labels=labels), state, Path(scratch) / "inference"))
 
 
 def _predict(config: Config, model: ModelFolder, folder: str, console: Console) -> str:
@@ -180,11 +177,12 @@ def _predict(config: Config, model: ModelFolder, folder: str, console: Console) 
 
 
 def _read_tables(tables: str, storage: Storage) -> pa.Table:
-    """Read what the evaluation needs of a run's images table."""
-    wanted = ["uri", "status", "coco_image_id", "detections"]
-    return pa.concat_tables(
+    """Read what the evaluation needs of a run's images table; of a document its first page alone is the picture."""
+    wanted = ["uri", "page_index", "status", "coco_image_id", "detections"]
+    images = pa.concat_tables(
         read_parts(part_urls(tables, "images", storage), wanted, storage), promote_options="default"
     )
+    return images.filter(pc.equal(pc.fill_null(images["page_index"], 0), 0))
 
 
 def _draw(
@@ -219,7 +217,7 @@ def _lines(result: dict[str, Any], output: str) -> list[str]:
     lines = [
         f"{pictures['predicted']:,} of {pictures['in_data_set']:,} pictures predicted, {pictures['failed']:,} failed; "
         f"{boxes['found']:,} boxes found, {boxes['in_data_set']:,} there",
-        f"at most {result['max_detections']} boxes a picture (and {100}):",
+        f"at most {result['max_detections']} boxes a picture (and 100):",
     ]
     for name, value in result["metrics"].items():
         at_100 = result["metrics_at_100"].get(name.replace(str(MAX_DETECTIONS), "100"), -1.0)

@@ -74,6 +74,7 @@ def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PA
             resume = _resume_point(config, settings, storage)
             if resume is None and config.Train.pretrain_weight_path is not None:
                 read_pdparams(read_weights(config.Train.pretrain_weight_path, storage))  # or say so before any work
+            storage.delete(f"{output}/train_result.json")  # until it is so again
             storage.write_atomic(f"{output}/config.yaml", _as_yaml(config))
             _train(config, spec, folder, train, val, settings, resume, bar.say)
             result = _finish(config, spec, storage)
@@ -127,21 +128,19 @@ def _resume_point(config: Config, settings: str, storage: Storage) -> str | None
     from sodbatch.train.checkpoint import find_last, read_standing
 
     last = find_last(config.Global.output, storage)
-    if last is not None and last[1].settings == settings:
-        return last[0]
     named = config.Train.resume_path
-    if named is not None:
-        prefix = re.sub(r"\.pd(params|ema|opt|states)$", "", named)
-        if read_standing(f"{prefix}.pdstates", storage).settings != settings:
-            log.warning("%s is of a training with other settings, which goes on with these", display_uri(prefix))
-        return prefix
-    if last is not None:
+    if last is not None and last[1].settings != settings:
         raise UsageError(
             f"{display_uri(config.Global.output)} holds a training with other settings or another data set; choose "
-            "another Global.output, or name its checkpoint to go on from: "
+            "another Global.output; to go on from that one's weights add "
             f"Train.resume_path={display_uri(last[0])}.pdparams"
         )
-    return None
+    if last is not None or named is None:
+        return last[0] if last is not None else None
+    prefix = re.sub(r"\.pd(params|ema|opt|states)$", "", named)
+    if read_standing(f"{prefix}.pdstates", storage).settings != settings:
+        log.warning("%s is of a training with other settings, which goes on with these", display_uri(prefix))
+    return prefix
 
 
 def _as_yaml(config: Config) -> bytes:
@@ -200,8 +199,7 @@ class _Loop:
 
         storage = Storage(self.plan.config.S3, self.plan.config.Fetch)
         last = find_last(self.plan.config.Global.output, storage)
-        resume = last[0] if last and last[1].settings == self.plan.settings else self.plan.resume
-        train(replace(self.plan, resume=resume), say)
+        train(replace(self.plan, resume=last[0] if last else self.plan.resume), say)
 
 
 def _finish(config: Config, spec: NetworkSpec, storage: Storage) -> dict[str, Any]:

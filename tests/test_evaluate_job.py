@@ -175,6 +175,16 @@ def test_order_matches_what_names_do_not(finished: Path, scenes: Path, tmp_path:
     assert list(result(tmp_path / "out")["by_class"]) == [label.upper() for label in LABELS]
 
 
+def test_the_same_ids_of_another_part_are_other_pictures(model_dir: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    options = ["--model-dir", str(model_dir), "--engine", "inline", "-o", "Predict.backend=paddle"]
+    of_train = str(scenes / "annotations" / "instance_train.json")
+    assert main(["predict", "--input", of_train, "--output", str(tmp_path / "train"), *options]) == 0
+    assert evaluate(scenes, tmp_path / "out", "--from", str(tmp_path / "train")) == 2
+    assert "none of the pictures" in capsys.readouterr().err
+    assert evaluate(scenes, tmp_path / "out", "--from", str(tmp_path / "train"), "-o", "Evaluate.part=train") == 0
+    assert result(tmp_path / "out")["pictures"]["predicted"] == 8
+
+
 def test_another_data_sets_run_is_refused(finished: Path, scenes: Path, tmp_path: Path, capsys) -> None:
     elsewhere = shutil.copytree(scenes, tmp_path / "set")
     assert evaluate(elsewhere, tmp_path / "out", "--from", str(finished)) == 2

@@ -138,6 +138,21 @@ def test_another_trainings_output_is_refused(trained: Path, scenes: Path, capsys
     assert "holds a training with other settings" in error and "Train.resume_path=" in error
 
 
+def test_a_named_checkpoint_begins_a_training_elsewhere_and_not_beside_another(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {"Train__epochs_iters": 4, "Train__resume_path": trained / "1" / "1.pdparams"}
+    assert main(arguments(scenes, trained, **changed)) == 2
+    assert "choose another Global.output" in capsys.readouterr().err
+    assert main(arguments(scenes, tmp_path / "out", **changed)) == 0
+    assert "1/1, 2 epochs done" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        "2",
+        "best_model",
+        "model_final",
+    ]
+
+
 def test_pretrained_weights_of_other_classes_say_what_they_could_not_give(
     trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

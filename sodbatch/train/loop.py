@@ -169,8 +169,8 @@ class _Training:
         try:
             for epoch in range(self.standing.epoch, self.section.epochs_iters):
                 self._epoch(epoch, reader)
-                if self.group.rank == 0:
-                    self._close_epoch(epoch)
+                if self.journal is not None:
+                    self._close_epoch(epoch, self.journal)
                 self.group.barrier()
         finally:
             reader.close()
@@ -246,7 +246,7 @@ class _Training:
             f"{_duration((self.total_steps - done) * seconds)} left"
         )
 
-    def _close_epoch(self, epoch: int) -> None:
+    def _close_epoch(self, epoch: int, journal: Journal) -> None:
         """Evaluate, write the checkpoint and the journal."""
         done = epoch + 1
         last = done == self.section.epochs_iters
@@ -255,7 +255,7 @@ class _Training:
         if done % self.section.eval_interval == 0 or last:
             figures = self._evaluate(averaged)
             metric = figures.coco["AP"]
-            self._journal().add_evaluation(
+            journal.add_evaluation(
                 epoch=done, step=done * self.order.steps_per_epoch, AP=metric, AP50=figures.coco["AP50"]
             )
         best = metric >= max(self.standing.best_metric, 0.0)
@@ -276,16 +276,11 @@ class _Training:
                 f"epoch {done}: AP {metric:.4f}, AP50 {figures.coco['AP50']:.4f} on val; "
                 f"best {self.standing.best_metric:.4f} after epoch {self.standing.best_epoch}"
             )
-        self._journal().write()
+        journal.write()
         if best:
             checkpoint.save(written, self.output, BEST, self.storage)
         checkpoint.save(written, self.output, FINAL if last else str(epoch), self.storage)
         checkpoint.prune(self.output, self.storage)
-
-    def _journal(self) -> Journal:
-        if self.journal is None:
-            raise RuntimeError("only the first worker keeps the journal")
-        return self.journal
 
     def _evaluate(self, averaged: dict[str, np.ndarray]) -> Figures:
         fetcher = Fetcher(self.storage, self.plan.config.Fetch, self.plan.config.Limits)
