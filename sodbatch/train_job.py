@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 
 SHOWN_FAULTS = 10
 
-READERS = 2
-"""Threads that read and augment for one worker."""
-
 
 def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PACE) -> int:
     """Train a model; the same command goes on from the last checkpoint in ``Global.output``.
@@ -179,7 +176,7 @@ def _train(
         return
     from sodbatch.engine.training import train_on_ray
 
-    train_on_ray(config, lambda workers: _Loop(plan(workers.batch_size, READERS), workers.count), say)
+    train_on_ray(config, lambda workers: _Loop(plan(workers.batch_size, workers.threads), workers.count), say)
 
 
 class _Loop:

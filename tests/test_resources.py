@@ -92,15 +92,15 @@ def test_when_a_machine_dies_its_actors_do_not_fit_into_what_the_others_keep_fre
 @pytest.mark.parametrize(
     ("nodes", "device", "actors", "batch_size", "expected"),
     [
-        ([Node(2)], "cpu", "auto", 8, (2, 4, 0.0)),
-        ([Node(2)], "auto", "auto", 1, (1, 1, 0.0)),
-        ([Node(8)], "cpu", "auto", 6, (6, 1, 0.0)),
-        ([Node(4), Node(16)], "cpu", "auto", 6, (6, 2, 0.0)),
-        ([Node(2)], "cpu", 3, 2, (3, 2, 0.0)),
-        ([Node(16, 4)], "auto", "auto", 2, (4, 2, 1.0)),
-        ([Node(16, 4), Node(16, 4)], "gpu", "auto", 2, (8, 2, 1.0)),
-        ([Node(16, 4)], "gpu:0,1", "auto", 2, (2, 2, 1.0)),
-        ([Node(16, 4)], "cpu", "auto", 4, (4, 1, 0.0)),
+        ([Node(2)], "cpu", "auto", 8, (2, 4, 0.0, 1)),
+        ([Node(2)], "auto", "auto", 1, (1, 1, 0.0, 2)),
+        ([Node(8)], "cpu", "auto", 6, (6, 1, 0.0, 1)),
+        ([Node(4), Node(16)], "cpu", "auto", 6, (6, 2, 0.0, 1)),
+        ([Node(2)], "cpu", 3, 2, (3, 2, 0.0, 1)),
+        ([Node(16, 4)], "auto", "auto", 2, (4, 2, 1.0, 4)),
+        ([Node(16, 4), Node(16, 4)], "gpu", "auto", 2, (8, 2, 1.0, 4)),
+        ([Node(16, 4)], "gpu:0,1", "auto", 2, (2, 2, 1.0, 4)),
+        ([Node(16, 4)], "cpu", "auto", 4, (4, 1, 0.0, 4)),
     ],
 )
 def test_workers_of_a_training_share_out_a_batch_on_cpus_and_have_one_each_on_gpus(
@@ -108,8 +108,8 @@ def test_workers_of_a_training_share_out_a_batch_on_cpus_and_have_one_each_on_gp
     device: str,
     actors: object,
     batch_size: int,
-    expected: tuple[int, int, float],
+    expected: tuple[int, int, float, int],
 ) -> None:
     workers = plan_workers(nodes, ResourcesSection(actors=actors), device, batch_size)
-    assert (workers.count, workers.batch_size, workers.gpus) == expected
+    assert (workers.count, workers.batch_size, workers.gpus, workers.threads) == expected
     assert workers.count * workers.cpus <= sum(node.cpus for node in nodes)

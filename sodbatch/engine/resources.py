@@ -58,24 +58,26 @@ class Workers:
         batch_size: Pictures that each takes in a step.
         cpus: CPUs that each reserves.
         gpus: GPUs that each reserves.
+        threads: Threads that each runs.
     """
 
     count: int
     batch_size: int
     cpus: float
     gpus: float
+    threads: int
 
     def __str__(self) -> str:
-        where = "GPU" if self.gpus else "CPU"
-        return f"{self.count} workers on a {where} each, {self.batch_size} pictures a step each"
+        where = f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+        return f"{self.count} workers of {where} and {self.threads} threads, {self.batch_size} pictures a step each"
 
 
 def plan_workers(nodes: list[Node], resources: ResourcesSection, device: str, batch_size: int) -> Workers:
     """Derive the workers of a training: one a GPU, each with ``batch_size`` pictures; or on CPUs.
 
-    There Paddle learns on one core of a process, so that each machine's ``batch_size`` pictures are shared out among as
-    many workers as divide it: together they learn what one would. With ``Resources.actors`` that many workers take
-    ``batch_size`` each.
+    There Paddle learns mostly on one core of a process, so that each machine's ``batch_size`` pictures are shared out
+    among as many workers as divide it: together they learn what one would. With ``Resources.actors`` that many workers
+    take ``batch_size`` each.
 
     Args:
         nodes: The machines that are up.
@@ -88,12 +90,15 @@ def plan_workers(nodes: list[Node], resources: ResourcesSection, device: str, ba
     gpus = int(sum(node.gpus for node in nodes))
     if device.startswith("gpu") or (device == "auto" and gpus):
         listed = len(device.partition(":")[2].split(",")) if ":" in device else gpus
-        return Workers(asked or max(1, listed), batch_size, 1.0, 1.0)
+        threads = min((int(node.cpus / node.gpus) for node in nodes if node.gpus), default=1)
+        return Workers(asked or max(1, listed), batch_size, 1.0, 1.0, max(1, threads))
     machines = [int(node.cpus) for node in nodes if node.cpus >= 1] or [1]
     if asked is not None:
-        return Workers(asked, batch_size, min(1.0, sum(machines) / asked), 0.0)
+        cpus = sum(machines) / asked
+        return Workers(asked, batch_size, min(1.0, cpus), 0.0, max(1, int(cpus)))
     shares = max(share for share in range(1, min(machines) + 1) if batch_size % share == 0)
-    return Workers(len(machines) * shares, batch_size // shares, 1.0, 0.0)
+    threads = min(machines) // shares
+    return Workers(len(machines) * shares, batch_size // shares, float(threads), 0.0, threads)
 
 
 def plan_actors(nodes: list[Node], resources: ResourcesSection, device: str, max_gpus: int | None = None) -> ActorPlan:

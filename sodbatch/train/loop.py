@@ -38,6 +38,9 @@ from sodbatch.train.validate import validate
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Weight decay is L2; parameters of batch normalisations are free of it."""
 
+LEAST_READERS = 2
+"""Pictures that a worker reads at a time, also where it computes with one thread."""
+
 MIXED: dict[str, Literal["O0", "O1", "O2"]] = {"OFF": "O0", "O1": "O1", "O2": "O2"}
 """Paddle's levels of mixed precision, by ``Train.amp``."""
 
@@ -58,7 +61,7 @@ class Plan:
         settings: Fingerprint of what must not change in a training that goes on.
         resume: Path without suffix of the checkpoint that it goes on from; None begins anew.
         batch_size: Pictures that each worker takes in a step.
-        threads: That read pictures, of each worker.
+        threads: That each worker computes with, and reads pictures with.
     """
 
     config: Config
@@ -79,6 +82,7 @@ def train(plan: Plan, say: Callable[[str], None]) -> None:
         JobError: The losses are no numbers any more, or a picture could no longer be read.
         UsageError: A checkpoint or weights that cannot be read.
     """
+    paddle.base.core.set_num_threads(plan.threads)
     _Training(plan, Group(), say).run()
 
 
@@ -87,6 +91,7 @@ class _Training:
         self.plan = plan
         self.group = group
         self.section = plan.config.Train
+        self.readers = max(LEAST_READERS, plan.threads)
         self.storage = Storage(plan.config.S3, plan.config.Fetch)
         self.output = plan.config.Global.output
         self.order = Order(
@@ -165,7 +170,7 @@ class _Training:
         plan = self.plan
         fetcher = Fetcher(self.storage, plan.config.Fetch, plan.config.Limits)
         read = ExampleReader(plan.train, fetcher, plan.config.Limits)
-        reader = Reader(read, self.order, self.group.rank, plan.threads)
+        reader = Reader(read, self.order, self.group.rank, self.readers)
         try:
             for epoch in range(self.standing.epoch, self.section.epochs_iters):
                 self._epoch(epoch, reader)
@@ -285,7 +290,7 @@ class _Training:
     def _evaluate(self, averaged: dict[str, np.ndarray]) -> Figures:
         fetcher = Fetcher(self.storage, self.plan.config.Fetch, self.plan.config.Limits)
         read = ExampleReader(self.plan.val, fetcher, self.plan.config.Limits)
-        return validate(self.plan.spec, averaged, self.plan.truth, read, self.plan.threads)
+        return validate(self.plan.spec, averaged, self.plan.truth, read, self.readers)
 
     def _velocities(self, names: dict[int, str]) -> dict[str, np.ndarray]:
         accumulated = self.optimizer._accumulators["velocity"]
