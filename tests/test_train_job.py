@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fixtures_s3 import S3Bucket
 
 paddle = pytest.importorskip("paddle")
 
@@ -33,7 +34,7 @@ SETTINGS = {
 }
 
 
-def arguments(dataset: Path, output: Path, **changed: object) -> list[str]:
+def arguments(dataset: Path | str, output: Path | str, **changed: object) -> list[str]:
     settings = dict(SETTINGS) | {name.replace("__", "."): value for name, value in changed.items()}
     options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
     return ["train", "--dataset-dir", str(dataset), "--output", str(output), "--engine", "inline", *options]
@@ -210,6 +211,39 @@ def test_a_checkpoint_of_anything_but_arrays_is_refused(
     (output / "model_final" / "model_final.pdstates").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     assert main(arguments(scenes, output)) == 2
     assert "os.system" in capsys.readouterr().err and not Path("/tmp/owned").exists()
+
+
+def test_a_training_on_s3_goes_on_there_and_its_weights_are_evaluated_from_there(
+    trained: Path, scenes: Path, tmp_path: Path, s3_bucket: S3Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in scenes.rglob("*"):
+        if file.is_file():
+            s3_bucket.put(f"set/{file.relative_to(scenes)}", file.read_bytes())
+    keys = {"S3__endpoint_url": s3_bucket.endpoint, "S3__region": "us-east-1"}
+    dataset, output = f"{s3_bucket.url}/set", f"{s3_bucket.url}/out"
+    assert main(arguments(dataset, output, **keys)) == 0
+    client = s3_bucket.client()
+    written = [each["Key"] for each in client.list_objects_v2(Bucket=s3_bucket.name, Prefix="out/")["Contents"]]
+    assert set(written) == {f"out/{file.relative_to(trained)}" for file in trained.rglob("*") if file.is_file()}
+
+    for key in written:  # as a kill in the second epoch would leave it
+        if not key.startswith(("out/0/", "out/losses.", "out/evaluations.")):
+            client.delete_object(Bucket=s3_bucket.name, Key=key)
+    capsys.readouterr()
+    assert main(arguments(dataset, output, **keys)) == 0
+    assert f"goes on from {output}/0/0, 1 epochs done" in capsys.readouterr().err
+    end = read_pdparams(s3_bucket.get("out/model_final/model_final.pdparams"))
+    same = read_pdparams((trained / "model_final" / "model_final.pdparams").read_bytes())
+    assert all(np.allclose(end[name], same[name], rtol=1e-3, atol=1e-4) for name in same)
+
+    options = [word for name, value in keys.items() for word in ("-o", f"{name.replace('__', '.')}={value}")]
+    weights = f"Evaluate.weight_path={output}/best_model/best_model.pdparams"
+    words = ["evaluate", "--dataset-dir", dataset, "--output", f"{s3_bucket.url}/figures", "--engine", "inline"]
+    assert main([*words, "-o", f"Global.model={TINY}", "-o", weights, "-o", "Predict.backend=paddle", *options]) == 0
+    result = json.loads(s3_bucket.get("figures/evaluate_result.json"))
+    told = json.loads(s3_bucket.get("out/train_result.json"))["models"]["best"]["score"]
+    assert result["pictures"]["predicted"] == 3
+    assert result["metrics"]["AP"] == pytest.approx(told, abs=1e-4)
 
 
 def test_two_workers_learn_what_one_learns_from_twice_the_batch(trained: Path, scenes: Path, tmp_path: Path) -> None:
