@@ -70,7 +70,7 @@ lock:
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(NAMES) $(if $(PICTURES),--pictures "$(PICTURES)") \
-		$(if $(PADDLEX_PYTHON),--paddlex-python "$(PADDLEX_PYTHON)")
+		$(if $(PADDLEX_PYTHON),--paddlex-python "$(PADDLEX_PYTHON)") $(if $(PADDLEDET),--paddledet "$(PADDLEDET)")
 
 chaos: $(STAMP)
 	$(BIN)/python -m chaos --minutes 10

@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, help="a folder of pictures")
     parser.add_argument("--models", type=Path, help="folder of S, L, largesize-L; exported there where missing")
     parser.add_argument("--paddlex-python", help="interpreter of an environment with PaddleX")
+    parser.add_argument("--paddledet", type=Path, help="a clone of PaddleDetection, run by --paddlex-python")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="short runs, to try the benchmarks themselves")
     parser.add_argument("--output", type=Path, default=Path("output/bench"))
@@ -65,7 +66,15 @@ def main() -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=options.output) as work:
             models = (options.models or options.output / "models").resolve()
-            setup = Setup(found, models, Path(work).resolve(), options.paddlex_python, options.rounds, options.small)
+            setup = Setup(
+                found,
+                models,
+                Path(work).resolve(),
+                options.paddlex_python,
+                options.paddledet and options.paddledet.resolve(),
+                options.rounds,
+                options.small,
+            )
             _keep(options.output, name, import_module(f"benchmarks.{name}").measure(setup), setup)
     print((options.output / "benchmarks.md").read_text())
     return 0

@@ -34,6 +34,7 @@ class Setup:
         models: Folder of inference folders; one that is missing is exported there with seeded weights.
         work: An empty folder for what is made meanwhile.
         paddlex_python: Interpreter of an environment with PaddleX; None to leave it out.
+        paddledet: A clone of PaddleDetection; None to leave it out.
         rounds: How often everything is measured.
         small: Few pictures and short runs, to try the benchmarks themselves.
         threads: CPU cores that every tool uses.
@@ -43,6 +44,7 @@ class Setup:
     models: Path
     work: Path
     paddlex_python: str | None
+    paddledet: Path | None
     rounds: int
     small: bool
     threads: int = usable_cpus()
@@ -110,8 +112,13 @@ def run(command: Sequence[str]) -> tuple[float, str]:
 
 def script(module: str, *arguments: Any) -> dict[str, Any]:
     """Run a module of this package in a process of its own; return the JSON of its last line."""
-    _, printed = run([sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)])
-    return dict(json.loads(printed.strip().splitlines()[-1]))
+    return printed(sys.executable, "-m", f"benchmarks.{module}", *arguments)
+
+
+def printed(*command: Any) -> dict[str, Any]:
+    """Run a command; return the JSON of the last line that it prints."""
+    _, output = run([*map(str, command)])
+    return dict(json.loads(output.strip().splitlines()[-1]))
 
 
 def in_turn(rounds: int, tools: Mapping[str, Callable[[], Any]]) -> dict[str, list[Any]]:
