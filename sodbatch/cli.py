@@ -24,10 +24,11 @@ EXIT_CODES = (
     "Exit codes: 0 all done; 3 done, with failed pictures; 2 wrong usage or configuration, found before any work; "
     "1 the job failed, what it had committed stays; 130 interrupted."
 )
+EXIT_CODES_OF_ALL = f"{EXIT_CODES[:-1]}; 4, of check_dataset, the data set did not pass."
 
 app = typer.Typer(
     help="Small object detection (PP-YOLOE_plus_SOD) over very many pictures: manifests in, Parquet tables out.",
-    epilog=EXIT_CODES,
+    epilog=EXIT_CODES_OF_ALL,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -296,7 +297,7 @@ def show(
 @app.command(
     epilog="Example: sodbatch run -c paddlex/configs/modules/small_object_detection/PP-YOLOE_plus_SOD-S.yaml "
     '-o Global.mode=predict -o Predict.model_dir="./output/best_model/inference" -o Predict.input="demo.jpg"'
-    f"\n\n{EXIT_CODES}"
+    f"\n\n{EXIT_CODES_OF_ALL}"
 )
 def run(config: ConfigOption = None, override: OverrideOption = None) -> int:
     """Do what Global.mode says: takes the command lines of PaddleX's main.py."""

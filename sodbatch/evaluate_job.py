@@ -48,6 +48,9 @@ EVERYTHING = 0.0
 SHOWN_FROM = 0.3
 """Scores from which on boxes count in the confusion matrix and the worst pictures."""
 
+LOW_THRESHOLD = 0.05
+"""Highest ``Predict.threshold`` of a run that hardly lowers the figures."""
+
 SHOWN_FAULTS = 10
 
 
@@ -227,6 +230,11 @@ def _lines(result: dict[str, Any], output: str) -> list[str]:
         f"  {name:<{width}}  AP {_shown(of['AP'])}  AP50 {_shown(of['AP50'])}  AR {_shown(of['AR'])}"
         for name, of in result["by_class"].items()
     ]
+    threshold = result["threshold"]
+    if max(threshold.values() if isinstance(threshold, dict) else [threshold]) > LOW_THRESHOLD:
+        lines.append(
+            f"the run's Predict.threshold is {threshold}: boxes that it left out do not count, which lowers AP and AR"
+        )
     lines.append(f"written to {display_uri(output)}: evaluate_result.json, evaluate/")
     return lines
 

@@ -19,7 +19,7 @@ SHOWN_CLASSES = 20
 
 def precision_recall(figures: Figures, names: tuple[str, ...]) -> bytes:
     """Draw precision by recall at an IoU of 0.5, a line a class and their mean, as a PNG."""
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     there = [label for label in range(len(names)) if figures.precisions[0, label] > -1]
@@ -39,7 +39,7 @@ def precision_recall(figures: Figures, names: tuple[str, ...]) -> bytes:
     axes.set_title(f"IoU {IOU_OF_PICTURES:g}, at most {MAX_DETECTIONS} boxes a picture")
     axes.grid(alpha=0.3)
     if there:
-        axes.legend(prop=FontProperties(fname=font, size="small"), title="AP50")
+        figure.legend(loc="outside right upper", prop=FontProperties(fname=font, size="small"), title="AP50")
     return _png(figure)
 
 

@@ -33,7 +33,7 @@ EVALUATIONS = pa.schema(
     ]
 )
 SMOOTHED_OVER = 20
-"""Steps that the bold line of the picture is the mean of."""
+"""Most steps that the bold line of the picture is the mean of, of short trainings fewer."""
 
 
 class Journal:
@@ -111,7 +111,7 @@ def draw_losses(losses: pa.Table, evaluations: pa.Table) -> bytes:
         values = losses[name].to_numpy()
         above.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         if len(values):
-            width = min(SMOOTHED_OVER, len(values))
+            width = min(SMOOTHED_OVER, 1 + len(values) // SMOOTHED_OVER)
             smooth = np.convolve(values, np.ones(width) / width, mode="valid")
             above.plot(steps[width - 1 :], smooth, color=colour, linewidth=1.5, label=name)
     above.set_ylabel("loss")
@@ -124,7 +124,7 @@ def draw_losses(losses: pa.Table, evaluations: pa.Table) -> bytes:
         )
     below.set_xlabel("step")
     below.set_ylabel("on val")
-    below.set_ylim(0, 1)
+    below.set_ylim(0, max([0.1, *evaluations["AP50"].to_pylist()]) * 1.1)
     below.legend()
     for axes in (above, below):
         axes.grid(alpha=0.3)
