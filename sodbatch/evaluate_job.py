@@ -27,11 +27,10 @@ from sodbatch.evaluate.figures import MAX_DETECTIONS, Figures, Found, GroundTrut
 from sodbatch.evaluate.truth import found_in, labels_in, match_classes, rows_in, truth_of
 from sodbatch.fetch import Fetcher
 from sodbatch.ledger import part_urls, read_parts
-from sodbatch.model.export import export_state, read_weights
+from sodbatch.model.export import export_state, labels_beside, read_weights
 from sodbatch.model.find import find_model
 from sodbatch.model.folder import ModelFolder, open_model_folder
 from sodbatch.model.spec import find_spec
-from sodbatch.model.weights import read_pdparams
 from sodbatch.record import read_record
 from sodbatch.storage import Storage, display_uri
 from sodbatch.tables import OK
@@ -88,11 +87,23 @@ def run(config: Config, *, console: Console | None = None) -> int:
         raise UsageError(
             f"{display_uri(tables)}: no job has written here; give the Global.output of a sodbatch predict"
         )
+    if not storage.exists(f"{tables}/_SUCCESS"):
+        raise UsageError(
+            f"{display_uri(tables)}: the run has not finished; the same sodbatch predict goes on, and then it can be "
+            "evaluated"
+        )
     images = _read_tables(tables, storage)
     classes = match_classes(names, labels or labels_in(images), section.match)
     truth = truth_of(part)
     rows = rows_in(images, part, folder)
     ok = np.asarray(pc.equal(images["status"], OK))
+    of_part = rows[rows >= 0]
+    if len(np.unique(of_part)) < len(of_part):
+        raise UsageError(
+            f"{display_uri(tables)} has several rows of the same picture; expected one run over the pictures of the "
+            "data set"
+        )
+    _say_lacking(names, classes, console)
     found = found_in(images.filter(pa.array(ok)), rows[ok], classes)
     figures = figures_of(truth, found)
     result = {
@@ -150,12 +161,16 @@ def _model(config: Config, part: Part, scratch: str, storage: Storage, console: 
     if weight_path is None:
         return find_model(config.Global.model, config.Predict.model_dir, storage)
     spec = find_spec(config.Global.model)
-    state = read_pdparams(read_weights(weight_path, storage))
+    state = read_weights(weight_path, storage)
     beside = f"{weight_path.rpartition('/')[0] or '.'}/inference"
-    if storage.exists(f"{beside}/inference.yml"):
+    named = labels_beside(weight_path, storage)
+    if named is not None:
+        labels = named
+    elif storage.exists(f"{beside}/inference.yml"):
         labels = find_model(spec.name, beside, storage).labels
     elif len(state.get(CLASS_BIAS, ())) == spec.num_classes:
         labels = spec.labels
+        _say(console, f"the weights name no classes: they are taken to be those of {spec.name}: {', '.join(labels)}")
     else:
         labels = tuple(name for _, name in part.categories)
         _say(console, "the weights name no classes: they are taken to be the data set's, in its order")
@@ -177,6 +192,12 @@ def _predict(config: Config, model: ModelFolder, folder: str, console: Console) 
     sections = {name: getattr(config, name).model_copy(update=update) for name, update in changed.items()}
     predict_job.run(config.model_copy(update=sections), console=console)
     return tables
+
+
+def _say_lacking(names: list[str], classes: dict[int, int], console: Console) -> None:
+    lacking = [name for place, name in enumerate(names) if place not in classes.values()]
+    if lacking:
+        _say(console, f"the model has not, or has not found, {len(lacking)} categories: {', '.join(lacking)}")
 
 
 def _read_tables(tables: str, storage: Storage) -> pa.Table:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 from rich.console import Console
 
@@ -25,11 +26,10 @@ from sodbatch.evaluate.truth import truth_of
 from sodbatch.lease import USUAL_PACE, Lease, Pace, this_process, wait_until_free
 from sodbatch.model.export import read_weights
 from sodbatch.model.spec import NetworkSpec, find_spec
-from sodbatch.model.weights import read_pdparams
 from sodbatch.predictor.base import usable_cpus
 from sodbatch.progress import ProgressBar
 from sodbatch.record import Rank
-from sodbatch.storage import Storage, display_uri
+from sodbatch.storage import Storage, absolute, display_uri
 from sodbatch.train.examples import examples_of
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PA
     """
     storage = Storage(config.S3, config.Fetch)
     spec = find_spec(config.Global.model)
+    config = _with_absolute_paths(config)
     output = config.Global.output
-    folder = dataset_root(config.Global.dataset_dir, storage)
+    folder = absolute(dataset_root(config.Global.dataset_dir, storage))
     storage.check_writable(output)
     with ProgressBar(console or Console(stderr=True)) as bar:
         dead = wait_until_free(output, storage, pace, bar.say)
@@ -67,30 +68,53 @@ def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PA
         spec = _with_classes(spec, train, config)
         settings = _settings(config, spec, folder, train, val)
         attempt = dead.attempt + 1 if dead else 1
-        with Lease(output, storage, this_process(Rank(attempt, uuid.uuid4().hex)), pace):
+        with Lease(output, storage, this_process(Rank(attempt, uuid.uuid4().hex)), pace) as lease:
             resume = _resume_point(config, settings, storage)
             if resume is None and config.Train.pretrain_weight_path is not None:
-                read_pdparams(read_weights(config.Train.pretrain_weight_path, storage))  # or say so before any work
+                read_weights(config.Train.pretrain_weight_path, storage)  # or say so before any work
             storage.delete(f"{output}/train_result.json")  # until it is so again
             storage.write_atomic(f"{output}/config.yaml", _as_yaml(config))
-            _train(config, spec, folder, train, val, settings, resume, bar.say)
+
+            def say(line: str) -> None:
+                lease.check()
+                bar.say(line)
+
+            _train(config, spec, folder, train, val, settings, resume, say)
+            lease.check()
             result = _finish(config, spec, storage)
     best = result["models"]["best"]
     bar.say(f"best AP {best['score']:.4f}; ready for predict: {display_uri(output)}/best_model/inference")
     return 0
 
 
+def _with_absolute_paths(config: Config) -> Config:
+    """Ray's workers run in folders of their own."""
+    named = {key: getattr(config.Train, key) for key in ("pretrain_weight_path", "resume_path")}
+    paths = {key: absolute(path) for key, path in named.items() if path is not None}
+    return config.model_copy(
+        update={
+            "Global": config.Global.model_copy(update={"output": absolute(config.Global.output)}),
+            "Train": config.Train.model_copy(update=paths),
+        }
+    )
+
+
 def _checked(config: Config, folder: str, storage: Storage, bar: ProgressBar) -> tuple[Part, Part]:
     """Read the data set and refuse what the check job would."""
     faults = Faults(config.CheckDataset.rules)
-    (train, val), _ = examine(config, folder, storage, faults, bar)
+    any_actors = config.model_copy(update={"Resources": config.Resources.model_copy(update={"actors": "auto"})})
+    (train, val), _ = examine(any_actors, folder, storage, faults, bar)
     if faults.errors:
         shown = "\n".join(first_faults(faults.table(), SHOWN_FAULTS))
         raise UsageError(
             f"the data set has {faults.errors:,} errors, and is not trained on; sodbatch check_dataset lists all. "
             f"The first:\n{shown}"
         )
-    return train, val
+    if sorted(train.categories) != sorted(val.categories):
+        raise UsageError("the categories of train and val differ in ids or names; both files need the same")
+    if val.boxes.crowd.all():
+        raise UsageError("the part val has no boxes but crowds (iscrowd): nothing to evaluate by")
+    return train, replace(val, categories=train.categories)
 
 
 def _with_classes(spec: NetworkSpec, train: Part, config: Config) -> NetworkSpec:
@@ -111,9 +135,12 @@ def _with_classes(spec: NetworkSpec, train: Part, config: Config) -> NetworkSpec
 def _settings(config: Config, spec: NetworkSpec, folder: str, train: Part, val: Part) -> str:
     """Fingerprint of what must not change in a training that goes on."""
     section = config.Train.model_dump(exclude={"resume_path", "log_interval", "eval_interval", "max_failures"})
-    sizes = [[len(part.images.ids), len(part.boxes.ids)] for part in (train, val)]
-    text = json.dumps([repr(spec), section, folder, sizes], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(json.dumps([repr(spec), section, folder], sort_keys=True).encode(), digest_size=8)
+    for part in (train, val):
+        digest.update(json.dumps([list(part.images.names), part.categories]).encode())
+        for column in (part.images.ids, part.boxes.image_ids, part.boxes.category_ids, part.boxes.xywh):
+            digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
 
 
 def _resume_point(config: Config, settings: str, storage: Storage) -> str | None:
@@ -128,16 +155,35 @@ def _resume_point(config: Config, settings: str, storage: Storage) -> str | None
     named = config.Train.resume_path
     if last is not None and last[1].settings != settings:
         raise UsageError(
-            f"{display_uri(config.Global.output)} holds a training with other settings or another data set; choose "
-            "another Global.output; to go on from that one's weights add "
+            f"{display_uri(config.Global.output)} holds a training with other settings or another data set"
+            f"{_differences(config, storage)}; choose another Global.output; to go on from that one's weights add "
             f"Train.resume_path={display_uri(last[0])}.pdparams"
         )
     if last is not None or named is None:
         return last[0] if last is not None else None
     prefix = re.sub(r"\.pd(params|ema|opt|states)$", "", named)
-    if read_standing(f"{prefix}.pdstates", storage).settings != settings:
+    standing = read_standing(f"{prefix}.pdstates", storage)
+    if standing.epoch >= config.Train.epochs_iters:
+        raise UsageError(
+            f"{display_uri(prefix)} has done {standing.epoch} epochs; to go on, Train.epochs_iters must be more"
+        )
+    if standing.settings != settings:
         log.warning("%s is of a training with other settings, which goes on with these", display_uri(prefix))
     return prefix
+
+
+def _differences(config: Config, storage: Storage) -> str:
+    """Say which settings differ from those in the output's ``config.yaml``; empty where none of the file's do."""
+    url = f"{config.Global.output}/config.yaml"
+    old = yaml.safe_load(storage.read_bytes(url)) if storage.exists(url) else {}
+    new = config.model_dump(mode="json")
+    keys = [("Global", "model"), ("Global", "dataset_dir"), *(("Train", key) for key in new["Train"])]
+    found = [
+        f"{section}.{key} = {old[section][key]} there, {new[section][key]} here"
+        for section, key in keys
+        if key in old.get(section, {}) and old[section][key] != new[section][key] and key != "resume_path"
+    ]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _as_yaml(config: Config) -> bytes:

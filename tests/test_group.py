@@ -38,7 +38,7 @@ def test_two_halves_are_normalised_as_the_whole(monkeypatch: pytest.MonkeyPatch)
     expected = learned(whole, whole, x, wanted)
     # each half runs beside a recorded other: what is summed over both is what the other half had summed
     said: list[list[np.ndarray]] = [[], []]
-    for _ in range(3):
+    for _ in range(4):
         before, said = said, [[], []]
         halves = []
         for half in range(2):

@@ -6,6 +6,7 @@ On GPUs untested on hardware; the environment variables and calls are those that
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from sodbatch.config import Config
 from sodbatch.engine.connect import connect
 from sodbatch.engine.ray import as_ours
 from sodbatch.engine.resources import Node, Workers, plan_workers
+from sodbatch.errors import JobError, UsageError
 
 POLL_S = 0.5
 """How often the lines of the first worker are looked for."""
@@ -101,23 +103,79 @@ def train_on_ray(
         workers = plan_workers(nodes, config.Resources, config.Global.device, config.Train.batch_size)
         say(f"Ray Train: {workers}")
         lines = Queue(actor_options={"num_cpus": 0})
-        loop = make_loop(workers)
-        ended = threading.Event()
-        listener = threading.Thread(target=_pass_on, args=(lines, say, ended), daemon=True)
-        listener.start()
+        listener = _Listener(lines, say)
+        on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             with tempfile.TemporaryDirectory(prefix="sodbatch-train-") as scratch:
-                _fit(config, workers, lambda: loop(lines.put), scratch)
+                _fit(config, workers, _Told(make_loop(workers), lines), scratch)
+        except SystemExit as error:  # so Ray ends after a Ctrl-C, as which the listener ends it too
+            raise listener.error or KeyboardInterrupt from error
         except Exception as error:
-            raise as_ours(error) from error
+            raise listener.error or as_ours(error) from error
         finally:
-            ended.set()
-            listener.join()
+            if threading.current_thread() is threading.main_thread():  # in which Ray has set its own
+                signal.signal(signal.SIGINT, on_interrupt)
+            listener.close()
     finally:
         ray.shutdown()
 
 
-def _fit(config: Config, workers: Workers, loop: Callable[[], None], scratch: str) -> None:
+class _Told:
+    """A loop that tells the driver what it says, and of an error that trying again cannot help."""
+
+    def __init__(self, loop: Callable[[Callable[[str], None]], None], lines: Queue) -> None:
+        self._loop = loop
+        self._lines = lines
+
+    def __call__(self) -> None:
+        try:
+            self._loop(self._lines.put)
+        except (JobError, UsageError) as error:
+            self._lines.put(error)
+            raise
+
+
+class _Listener:
+    """Says the lines of the workers, in a thread of its own; ends the training when one of them, or that, fails.
+
+    Attributes:
+        error: For which it has ended it.
+    """
+
+    def __init__(self, lines: Queue, say: Callable[[str], None]) -> None:
+        self.error: JobError | UsageError | None = None
+        self._lines = lines
+        self._say = say
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Say what is left."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            last = self._ended.is_set()
+            try:
+                item = self._lines.get(timeout=POLL_S)
+                if not isinstance(item, str):
+                    raise item
+                self._say(item)
+            except Empty:
+                if last:
+                    return
+            except (JobError, UsageError) as error:
+                self.error = error
+                if not last:
+                    signal.raise_signal(signal.SIGINT)
+                return
+            except Exception:
+                return  # Ray is going down
+
+
+def _fit(config: Config, workers: Workers, loop: _Told, scratch: str) -> None:
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     trainer = DataParallelTrainer(
         loop,
@@ -131,16 +189,3 @@ def _fit(config: Config, workers: Workers, loop: Callable[[], None], scratch: st
         ),
     )
     trainer.fit()
-
-
-def _pass_on(lines: Queue, say: Callable[[str], None], ended: threading.Event) -> None:
-    """Say what comes until the training has ended and nothing is left."""
-    while True:
-        last = ended.is_set()
-        try:
-            say(lines.get(timeout=POLL_S))
-        except Empty:
-            if last:
-                return
-        except Exception:
-            return  # Ray is going down

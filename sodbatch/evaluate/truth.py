@@ -65,21 +65,18 @@ def rows_in(images: pa.Table, part: Part, folder: str) -> NDArray[np.int64]:
 
     Args:
         images: Columns ``uri``, and ``coco_image_id`` where the run's input was a COCO file. An id counts where the
-            file's name is that of the picture too: the other part, or another data set, may have the same ids.
+            path ends as that of the picture does: the other part, or another data set, may have the same ids.
         part: The data set's part.
         folder: The data set.
     """
     if "coco_image_id" in images.column_names and images["coco_image_id"].null_count == 0:
         rows = rows_of(part.images.ids, images["coco_image_id"].to_numpy())
-        files = [_file_of(picture_uri(folder, name)) for name in part.images.names]
-        same = [row >= 0 and files[row] == _file_of(uri) for row, uri in zip(rows.tolist(), images["uri"].to_pylist())]
+        root = picture_uri(folder, "x")[: -len("/x")]
+        ends = [picture_uri(folder, name)[len(root) :] for name in part.images.names]
+        same = [row >= 0 and uri.endswith(ends[row]) for row, uri in zip(rows.tolist(), images["uri"].to_pylist())]
         return np.where(same, rows, -1)
     place = {picture_uri(folder, name): row for row, name in enumerate(part.images.names)}
     return np.array([place.get(uri, -1) for uri in images["uri"].to_pylist()], np.int64)
-
-
-def _file_of(uri: str) -> str:
-    return uri.rpartition("/")[2]
 
 
 def picture_uri(folder: str, name: str) -> str:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import yaml
 
 from sodbatch.errors import JobError, UsageError
 from sodbatch.model.spec import NetworkSpec, find_spec
-from sodbatch.model.weights import State, load_state, read_pdparams
+from sodbatch.model.weights import State, load_state, read_pdparams, read_saved
 from sodbatch.storage import Storage, display_uri, redact
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def export(
     The folder is made beside ``output_dir`` and moved there when it is complete.
 
     Args:
-        model: A model's name, or the specification of one.
+        model: A model's name, whose classes those weights that name others replace; or the specification of one.
         output_dir: Where the folder's files go; created if absent, an older export in it is replaced.
         weight_path: A ``.pdparams`` file, or the URL of one; without it the weights come from ``seed``.
         seed: Seed of the weights, used when ``weight_path`` is not given.
@@ -64,7 +65,10 @@ def export(
         log.warning("%s: no weights given; exporting untrained weights made from seed %d", spec.name, seed)
         state = seeded_state(spec, seed)
     else:
-        state = read_pdparams(read_weights(weight_path, storage or Storage()))
+        storage = storage or Storage()
+        state = read_weights(weight_path, storage)
+        if isinstance(model, str) and (labels := labels_beside(weight_path, storage)) is not None:
+            spec = replace(spec, labels=labels)
     return export_state(spec, state, output_dir)
 
 
@@ -173,17 +177,30 @@ def save_graph(network: SODNetwork, prefix: Path) -> None:
         raise JobError(f"Paddle {paddle.version.full_version} wrote no inference.json; Paddle 3.0 or later is needed")
 
 
-def read_weights(weight_path: str, storage: Storage) -> bytes:
-    """Read a file of weights, a path or URL.
+def read_weights(weight_path: str, storage: Storage) -> State:
+    """Read a file of weights, a path or URL, as :func:`sodbatch.model.weights.read_pdparams` does.
 
     Raises:
-        UsageError: It cannot be read.
+        UsageError: It cannot be read, or is no such file.
     """
     try:
-        return storage.read_bytes(weight_path)
+        return read_pdparams(storage.read_bytes(weight_path))
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot read the weights {display_uri(weight_path)}: {redact(reason)}") from error
+    except UsageError as error:
+        raise UsageError(f"{display_uri(weight_path)}: {error}") from error
+
+
+def labels_beside(weight_path: str, storage: Storage) -> tuple[str, ...] | None:
+    """Return the class names that ``sodbatch train`` has written beside weights, in ``.pdstates``; None if it has not.
+
+    Raises:
+        UsageError: That file cannot be read.
+    """
+    states = f"{weight_path.removesuffix('.pdparams')}.pdstates"
+    labels = read_saved(storage.read_bytes(states)).get("labels") if storage.exists(states) else None
+    return tuple(map(str, labels)) if isinstance(labels, (list, tuple)) else None
 
 
 def _move_into(complete: Path, target: Path) -> None:

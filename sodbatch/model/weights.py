@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +23,47 @@ State = dict[str, np.ndarray]
 NAME_TABLE = "StructuredToParameterName@@"
 SLICE_TABLE = "UnpackBigParamInfor@@"
 
+PLAIN_TYPES = re.compile("[<>|=]?(f[248]|[iu][1248]|b1)")
+"""Numpy's codes of the types that weights and what goes with them are of."""
 
-def _empty_array(*_: Any) -> np.ndarray:
-    """What an array is before its content is set; shapes asked for here are ignored, so no memory is spent."""
-    return np.empty(0, np.uint8)
+
+class _PlainType:
+    """The type of numbers as a pickle describes it; nothing that is read is ever given to numpy's own ``dtype``, which
+    could be told of pointers in an array's bytes."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not PLAIN_TYPES.fullmatch(code):
+            raise pickle.UnpicklingError(f"it has an array of type {code!r}, expected plain numbers")
+        self.type = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"it has numbers in byte order {state[1]!r}")
+        self.type = self.type.newbyteorder(state[1])
+
+
+class _Array:
+    """An array as a pickle describes it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.value = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, plain, in_columns, raw = state
+        if not isinstance(plain, _PlainType) or not isinstance(raw, bytes):
+            raise pickle.UnpicklingError("it has an array of other things than plain numbers")
+        self.value = np.frombuffer(raw, plain.type).reshape(shape, order="F" if in_columns else "C")
+
+
+def _unwrapped(content: Any) -> Any:
+    """Return containers with the arrays that were described in them."""
+    if isinstance(content, _Array):
+        return content.value
+    if isinstance(content, dict):
+        return {name: _unwrapped(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_unwrapped, content))
+    return content
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
@@ -36,10 +74,10 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
 
 
 ALLOWED_GLOBALS: dict[tuple[str, str], Callable[..., Any] | None] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): None,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): _PlainType,
     ("_codecs", "encode"): _latin1_bytes,
     ("collections", "OrderedDict"): OrderedDict,
 }
@@ -87,7 +125,7 @@ def read_saved(data: bytes) -> dict[str, Any]:
     """
     try:
         check_memo(data)
-        content = ArrayUnpickler(io.BytesIO(data)).load()
+        content = _unwrapped(ArrayUnpickler(io.BytesIO(data)).load())
     except Exception as error:  # a hostile or damaged pickle can raise anything
         raise UsageError(f"the weights cannot be read as .pdparams: {error}") from error
     if not isinstance(content, dict):
@@ -118,7 +156,7 @@ def read_pdparams(data: bytes) -> State:
 
 def _join_slices(content: dict[str, Any]) -> dict[str, Any]:
     """Put arrays over 1 GiB together again, which protocols 2 and 3 store in slices."""
-    for name, table in content.pop(SLICE_TABLE, {}).items():
+    for name, table in dict(content.pop(SLICE_TABLE, {})).items():
         slices = [content.pop(part) for part in table["slices"]]
         content[name] = np.concatenate(slices).reshape(table["OriginShape"])
     return content

@@ -4,6 +4,7 @@ from sodbatch.storage.errors import NotAFileError, TooLargeError, TransientError
 from sodbatch.storage.info import FileInfo
 from sodbatch.storage.store import Storage
 from sodbatch.storage.uris import (
+    absolute,
     display_column,
     display_uri,
     identity_column,
@@ -21,6 +22,7 @@ __all__ = [
     "Storage",
     "TooLargeError",
     "TransientError",
+    "absolute",
     "display_column",
     "display_uri",
     "identity_column",

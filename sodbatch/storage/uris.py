@@ -107,6 +107,12 @@ def local_source(path: str) -> str:
     return absolute
 
 
+def absolute(source: str) -> str:
+    """Name a source so that a process in another folder finds it too; what is not local stays as it is."""
+    path = local_path(source)
+    return source if path is None else local_source(path)
+
+
 def is_http(source: str) -> bool:
     """Tell whether a source is read with a GET."""
     return scheme(source) in ("http", "https")

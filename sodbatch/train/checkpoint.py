@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ import paddle
 
 from sodbatch.errors import UsageError
 from sodbatch.model.weights import State, read_pdparams, read_saved
-from sodbatch.storage import Storage, display_uri, local_path
+from sodbatch.storage import Storage, absolute, display_uri, local_path
 
 KEPT = 5
 """Checkpoints of the last epochs that are kept, beside the best."""
 
 BEST, FINAL = "best_model", "model_final"
+
+EPOCH = re.compile(rf"/(\d+|{FINAL})/\1\.pdstates$")
+"""How the path of a checkpoint of an epoch ends."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Standing:
         best_epoch: Epochs done at the best.
         average_steps: Steps that the moving average has seen.
         average_mass: Its weight.
+        global_batch: Pictures of one step of all workers.
+        labels: Class names, in the order of the class ids.
         settings: Fingerprint of what must not change in a training that goes on.
     """
 
@@ -44,6 +50,8 @@ class Standing:
     best_epoch: int
     average_steps: int
     average_mass: float
+    global_batch: int
+    labels: tuple[str, ...]
     settings: str
 
 
@@ -111,11 +119,12 @@ def find_last(output: str, storage: Storage) -> tuple[str, Standing] | None:
 
 
 def list_states(output: str, storage: Storage) -> list[str]:
-    """Return the ``.pdstates`` of all epochs' checkpoints in ``output``."""
+    """Return the ``.pdstates`` of all epochs' checkpoints in ``output`` itself, not of trainings in folders of it."""
     if not storage.isdir(output):
         return []
-    urls = [info.url for info in storage.list_files(output) if info.url.endswith(".pdstates")]
-    return [url for url in urls if not url.endswith(f"/{BEST}.pdstates")]
+    depth = absolute(output).rstrip("/").count("/") + 2
+    urls = [info.url for info in storage.list_files(output) if EPOCH.search(info.url)]
+    return [url for url in urls if url.count("/") == depth]
 
 
 def prune(output: str, storage: Storage) -> None:

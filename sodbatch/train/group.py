@@ -5,6 +5,8 @@ On GPUs untested on hardware; the calls are those that Paddle documents.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import paddle
@@ -12,6 +14,8 @@ import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+
+HEARTBEAT_S = 1.0
 
 
 class Group:
@@ -32,10 +36,32 @@ class Group:
             dist.all_reduce(value)
         return value
 
-    def barrier(self) -> None:
-        """Wait until all workers have come here."""
-        if self.size > 1:
-            self.total(paddle.zeros([1])).numpy()
+    def lead(self, work: Callable[[], None]) -> None:
+        """Let the worker of rank 0 do something, however long, for which all others wait.
+
+        Between CPUs a sum to which one worker comes half a minute late is an error, so that meanwhile all sum up every
+        second whether it has ended.
+        """
+        if self.size == 1:
+            work()
+        elif self.rank == 0:
+            done = threading.Event()
+            beats = threading.Thread(target=self._beat, args=(done,), name="heartbeat")
+            beats.start()
+            try:
+                work()
+            finally:
+                done.set()
+                beats.join()
+        else:
+            while not self.total(paddle.zeros([1])).numpy()[0]:
+                pass
+
+    def _beat(self, done: threading.Event) -> None:
+        ended = False
+        while not ended:
+            ended = done.wait(HEARTBEAT_S)
+            self.total(paddle.full([1], float(ended))).numpy()
 
     def together(self, network: nn.Layer) -> nn.Layer:
         """Return what to call instead of ``network``, so that all workers learn as one.
@@ -78,10 +104,9 @@ class _SharedNorm(PyLayer):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: Any, workers: int) -> Tensor:
         count = workers * x.shape[0] * x.shape[2] * x.shape[3]
-        sums = paddle.stack([_by_channel(x), _by_channel(x * x)])
-        dist.all_reduce(sums)
-        mean = sums[0] / count
-        variance = sums[1] / count - mean * mean
+        mean = _total(_by_channel(x)) / count
+        deviations = _affine(x, paddle.ones_like(mean), -mean)  # a mean of squares less a squared mean would cancel
+        variance = _total(_by_channel(deviations * deviations)) / count
         for running, now in ((layer._mean, mean), (layer._variance, variance)):
             running.set_value(layer._momentum * running + (1 - layer._momentum) * now)
         factor = 1.0 / paddle.sqrt(variance + layer._epsilon)
@@ -94,14 +119,18 @@ class _SharedNorm(PyLayer):
         x, weight, mean, factor = context.saved_tensor()
         of_bias = _by_channel(gradient)
         of_weight = (_by_channel(gradient * x) - mean * of_bias) * factor
-        sums = paddle.stack([of_bias, of_weight])
-        dist.all_reduce(sums)
+        sums = _total(paddle.stack([of_bias, of_weight]))
         mean_bias, mean_weight = sums[0] / context.count, sums[1] / context.count
         # weight * factor * (gradient - mean_bias - (x - mean) * factor * mean_weight), in terms of gradient and of x
         scale = weight * factor
         slope = -scale * factor * mean_weight
         of_x = _affine(gradient, scale, -scale * mean_bias) + _affine(x, slope, -slope * mean)
         return of_x, of_weight, of_bias
+
+
+def _total(value: Tensor) -> Tensor:
+    dist.all_reduce(value)
+    return value
 
 
 def _by_channel(x: Tensor) -> Tensor:

@@ -43,20 +43,20 @@ class Journal:
         output: Folder of the training.
         storage: Reads and writes it.
         say: Shows a line to the user.
-        step: First step of this process: what an earlier one did after it, which was lost, is taken out.
+        epoch: Epochs that are done: what an earlier process did after them, which was lost, is taken out.
     """
 
-    def __init__(self, output: str, storage: Storage, say: Callable[[str], None], step: int) -> None:
+    def __init__(self, output: str, storage: Storage, say: Callable[[str], None], epoch: int) -> None:
         self._output = output
         self._storage = storage
         self._say = say
         self._lines: list[str] = []
         self._losses: list[dict[str, Any]] = []
         self._evaluations: list[dict[str, Any]] = []
-        if step:
+        if epoch:
             self._lines = self._old("train.log").decode(errors="replace").splitlines()
-            self._losses = [row for row in self._old_rows("losses.parquet") if row["step"] < step]
-            self._evaluations = [row for row in self._old_rows("evaluations.parquet") if row["step"] <= step]
+            self._losses = [row for row in self._old_rows("losses.parquet") if row["epoch"] < epoch]
+            self._evaluations = [row for row in self._old_rows("evaluations.parquet") if row["epoch"] <= epoch]
 
     def say(self, line: str) -> None:
         """Show a line and keep it for ``train.log``."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from sodbatch.fetch import Fetcher
 from sodbatch.model.export import read_weights
 from sodbatch.model.network import SODNetwork
 from sodbatch.model.spec import NetworkSpec
-from sodbatch.model.weights import load_matching, load_state, read_pdparams
+from sodbatch.model.weights import load_matching, load_state
 from sodbatch.storage import Storage, display_uri
 from sodbatch.train import checkpoint
 from sodbatch.train.assign import Truth
@@ -107,10 +108,14 @@ class _Training:
         paddle.seed(self.section.seed)  # all workers begin with the same weights
         self.network = SODNetwork(plan.spec)
         old, first_lines = self._initial()
-        self.standing = old.standing if old else Standing(0, -1.0, -1.0, 0, 0, 0.0, plan.settings)
-        step = self.standing.epoch * self.order.steps_per_epoch
+        batch, labels = self.order.global_batch, plan.spec.labels
+        self.standing = old.standing if old else Standing(0, -1.0, -1.0, 0, 0, 0.0, batch, labels, plan.settings)
+        if old and old.standing.global_batch != batch:
+            first_lines.append(f"it had {old.standing.global_batch} pictures a step, and goes on with {batch}")
+        if old and not (plan.resume or "").startswith(f"{self.output}/"):  # whose best weights are not in this output
+            self.standing = replace(self.standing, best_metric=-1.0, best_epoch=0)
         lead = group.rank == 0
-        self.journal = Journal(self.output, self.storage, say, step) if lead else None
+        self.journal = Journal(self.output, self.storage, say, self.standing.epoch) if lead else None
         self.average = WeightAverage(self.network)
         if old:
             self.average.restore(old.averaged, old.standing.average_steps, old.standing.average_mass)
@@ -139,7 +144,7 @@ class _Training:
         path = self.section.pretrain_weight_path
         if path is None:
             return None, ["no pretrained weights: the network begins from random ones"]
-        loaded = load_matching(self.network, read_pdparams(read_weights(path, self.storage)))
+        loaded = load_matching(self.network, read_weights(path, self.storage))
         lines = [f"pretrained weights from {display_uri(path)}"]
         for reason, names in (
             ("of another shape, which begin anew", loaded.misshapen),
@@ -174,9 +179,7 @@ class _Training:
         try:
             for epoch in range(self.standing.epoch, self.section.epochs_iters):
                 self._epoch(epoch, reader)
-                if self.journal is not None:
-                    self._close_epoch(epoch, self.journal)
-                self.group.barrier()
+                self.group.lead(partial(self._close_epoch, epoch))
         finally:
             reader.close()
 
@@ -251,8 +254,11 @@ class _Training:
             f"{_duration((self.total_steps - done) * seconds)} left"
         )
 
-    def _close_epoch(self, epoch: int, journal: Journal) -> None:
-        """Evaluate, write the checkpoint and the journal."""
+    def _close_epoch(self, epoch: int) -> None:
+        """Evaluate, write the checkpoint and the journal; the lead alone does."""
+        journal = self.journal
+        if journal is None:
+            raise RuntimeError("only the first worker keeps the journal")
         done = epoch + 1
         last = done == self.section.epochs_iters
         averaged = self.average.state()
@@ -271,6 +277,8 @@ class _Training:
             done if best else self.standing.best_epoch,
             self.average.steps,
             self.average.mass,
+            self.order.global_batch,
+            self.plan.spec.labels,
             self.plan.settings,
         )
         names = {id(parameter): name for name, parameter in self.network.named_parameters()}
