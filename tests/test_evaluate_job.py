@@ -135,6 +135,13 @@ def test_weights_are_exported_and_evaluated_as_their_folder(
     assert evaluate(scenes, tmp_path / "m", "-o", f"Predict.model_dir={model_dir}", *same) == 0
     assert result(tmp_path / "w")["metrics"] == pytest.approx(result(tmp_path / "m")["metrics"], abs=2e-3)
 
+    turned = ["bus", "truck", "car", "pedestrian"]  # a training's own names go before any guess
+    paddle.save({"labels": turned}, str(tmp_path / "w.pdstates"))
+    shutil.rmtree(tmp_path / "w")
+    assert evaluate(scenes, tmp_path / "w", "-o", f"Evaluate.weight_path={tmp_path}/w.pdparams", *same) == 0
+    told = pq.read_table(tmp_path / "w" / "predictions" / "detections", columns=["cls_id", "label"]).to_pylist()
+    assert {(row["cls_id"], row["label"]) for row in told} <= set(enumerate(turned)) and told
+
 
 def test_classes_that_do_not_match_are_refused_with_both_lists(
     finished: Path, scenes: Path, tiny_model_dir: Path, tmp_path: Path, capsys
@@ -183,6 +190,44 @@ def test_the_same_ids_of_another_part_are_other_pictures(model_dir: Path, scenes
     assert "none of the pictures" in capsys.readouterr().err
     assert evaluate(scenes, tmp_path / "out", "--from", str(tmp_path / "train"), "-o", "Evaluate.part=train") == 0
     assert result(tmp_path / "out")["pictures"]["predicted"] == 8
+
+
+def test_pictures_of_one_name_and_id_in_both_parts_are_told_apart(
+    model_dir: Path, scenes: Path, tmp_path: Path, capsys
+) -> None:
+    dataset = shutil.copytree(scenes, tmp_path / "set")
+    for part in ("train", "val"):
+        path = dataset / "annotations" / f"instance_{part}.json"
+        content = json.loads(path.read_text())
+        (dataset / "images" / part).mkdir()
+        renumbered = {image["id"]: number for number, image in enumerate(content["images"], 1)}
+        for image in content["images"]:
+            old, image["file_name"] = image["file_name"], f"{part}/{renumbered[image['id']]}.jpg"
+            (dataset / "images" / old).rename(dataset / "images" / image["file_name"])
+            image["id"] = renumbered[image["id"]]
+        for annotation in content["annotations"]:
+            annotation["image_id"] = renumbered[annotation["image_id"]]
+        path.write_text(json.dumps(content))
+    options = ["--model-dir", str(model_dir), "--engine", "inline", "-o", "Predict.backend=paddle"]
+    names = [str(dataset / "annotations" / f"instance_{part}.json") for part in ("train", "val")]
+    assert main(["predict", "--input", names[0], "--output", str(tmp_path / "train"), *options]) == 0
+    assert evaluate(dataset, tmp_path / "none", "--from", str(tmp_path / "train")) == 2
+    both = ["-o", f"Predict.input=[{', '.join(names)}]", "--output", str(tmp_path / "both")]
+    assert main(["predict", *both, *options]) == 0
+    assert evaluate(dataset, tmp_path / "out", "--from", str(tmp_path / "both")) == 0
+    assert result(tmp_path / "out")["pictures"] == {
+        "in_data_set": 3,
+        "predicted": 3,
+        "failed": 0,
+        "not_in_data_set": 8,
+    }
+
+
+def test_a_run_that_has_not_finished_is_refused(finished: Path, scenes: Path, tmp_path: Path, capsys) -> None:
+    begun = shutil.copytree(finished, tmp_path / "begun")
+    (begun / "_SUCCESS").unlink()
+    assert evaluate(scenes, tmp_path / "out", "--from", str(begun)) == 2
+    assert "has not finished" in capsys.readouterr().err
 
 
 def test_another_data_sets_run_is_refused(finished: Path, scenes: Path, tmp_path: Path, capsys) -> None:

@@ -1,7 +1,12 @@
-"""Batch normalisation over several workers on CPUs against Paddle's own over one batch of all their pictures."""
+"""Batch normalisation over several workers on CPUs against Paddle's own over one batch of all; waiting."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -65,3 +70,53 @@ def test_two_halves_are_normalised_as_the_whole(monkeypatch: pytest.MonkeyPatch)
     assert np.allclose(
         group._SharedStatistics(norm, 2)(paddle.to_tensor(x)).numpy(), whole(paddle.to_tensor(x)).numpy(), atol=1e-4
     )
+
+
+def test_a_large_mean_does_not_drown_a_small_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "all_reduce", lambda value: None)
+    x = paddle.to_tensor(np.random.default_rng(0).normal(100, 0.01, (4, 5, 6, 7)).astype(np.float32))
+    expected = layer()(x).numpy()
+    assert np.allclose(group._SharedStatistics(layer(), 1)(x).numpy(), expected, atol=2e-2)
+
+
+LATE = """
+import sys, time
+import paddle.distributed as dist
+from sodbatch.train.group import Group
+dist.init_parallel_env()
+group = Group()
+group.lead(lambda: time.sleep(45))
+print("together", group.total(__import__("paddle").ones([1])).item())
+"""
+
+
+@pytest.mark.slow
+def test_others_wait_for_a_lead_that_takes_longer_than_a_sum_may() -> None:
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for port in ports:
+            port.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{port.getsockname()[1]}" for port in ports]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", LATE],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ
+            | {
+                "PADDLE_TRAINER_ID": str(rank),
+                "PADDLE_TRAINERS_NUM": "2",
+                "PADDLE_CURRENT_ENDPOINT": addresses[rank],
+                "PADDLE_TRAINER_ENDPOINTS": ",".join(addresses),
+                "PADDLE_MASTER": addresses[0],
+                "PADDLE_DISTRI_BACKEND": "gloo",
+            },
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert all("together 2.0" in each for each in said), said

@@ -154,6 +154,54 @@ def test_a_named_checkpoint_begins_a_training_elsewhere_and_not_beside_another(
     ]
 
 
+def test_a_named_checkpoint_is_gone_on_from_without_its_best(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = trained / "1" / "1.pdstates"
+    begun = shutil.copytree(trained / "1", tmp_path / "1")
+    content = paddle.load(str(states)) | {"best_metric": 0.99}
+    paddle.save(content, str(begun / "1.pdstates"))
+    changed = {"Train__resume_path": begun / "1.pdparams"}
+    assert main(arguments(scenes, tmp_path / "out", **changed)) == 0
+    assert json.loads((tmp_path / "out" / "train_result.json").read_text())["models"]["best"]["epoch"] == 3
+    assert main(arguments(scenes, tmp_path / "more", Train__epochs_iters=2, **changed)) == 2
+    assert "has done 2 epochs" in capsys.readouterr().err
+
+
+def test_trainings_below_an_output_are_others(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    inner = shutil.copytree(trained, tmp_path / "inner")
+    before = sorted(inner.rglob("*"))
+    assert main(arguments(scenes, tmp_path, Train__epochs_iters=1)) == 0
+    assert sorted(inner.rglob("*")) == before and len(losses(tmp_path)) == 4
+
+
+def test_val_is_evaluated_by_the_classes_of_train(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(scenes, tmp_path / "set")
+    path = dataset / "annotations" / "instance_val.json"
+    content = json.loads(path.read_text())
+    content["categories"].reverse()
+    path.write_text(json.dumps(content))
+    assert main(arguments(dataset, tmp_path / "out")) == 0
+    read = [pq.read_table(output / "evaluations.parquet")["AP"].to_pylist() for output in (trained, tmp_path / "out")]
+    assert read[0] == pytest.approx(read[1], abs=1e-4) and max(read[0]) > 0
+
+
+def test_a_changed_data_set_is_another_training(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, output = (shutil.copytree(each, tmp_path / each.name) for each in (scenes, trained))
+    assert main(arguments(dataset, tmp_path / "mine", Train__epochs_iters=1)) == 0
+    path = dataset / "annotations" / "instance_train.json"
+    content = json.loads(path.read_text())
+    content["images"].reverse()
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(arguments(dataset, tmp_path / "mine", Train__epochs_iters=1)) == 2
+    assert "other settings or another data set;" in capsys.readouterr().err
+    assert main(arguments(scenes, output, Train__learning_rate=0.02)) == 2
+    assert "(Train.learning_rate = 0.01 there, 0.02 here)" in capsys.readouterr().err
+
+
 def test_pretrained_weights_of_other_classes_say_what_they_could_not_give(
     trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,10 +292,14 @@ def test_a_training_on_s3_goes_on_there_and_its_weights_are_evaluated_from_there
     assert result["metrics"]["AP"] == pytest.approx(told, abs=1e-4)
 
 
-def test_two_workers_learn_what_one_learns_from_twice_the_batch(trained: Path, scenes: Path, tmp_path: Path) -> None:
+def test_two_workers_learn_what_one_learns_from_twice_the_batch(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray.train.v2")
     changed = {"Train__batch_size": 1, "Train__epochs_iters": 2, "Resources__actors": 2}
-    assert main(on_ray(arguments(scenes, tmp_path / "two", **changed))) == 0
+    monkeypatch.chdir(scenes.parent)  # Ray's workers run elsewhere, and find what is named from here
+    output = os.path.relpath(tmp_path / "two")
+    assert main(on_ray(arguments(scenes.name, output, **changed))) == 0
     assert main(arguments(scenes, tmp_path / "one", Train__epochs_iters=2)) == 0
     two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert two[:, :2].tolist() == one[:, :2].tolist() and len(one) == 8

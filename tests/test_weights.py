@@ -79,6 +79,26 @@ def test_anything_but_numeric_arrays_is_refused(content):
         read_pdparams(pickle.dumps(content, protocol=4))
 
 
+@pytest.mark.parametrize("dtype", ["c8", "m8[s]", "V8", "O", [("pointer", "O")], "S4"])
+def test_arrays_of_anything_but_plain_numbers_are_refused(dtype):
+    content = {"w": np.zeros(1, dtype), "UnpackBigParamInfor@@": {"x": {"slices": ["w"], "OriginShape": [1]}}}
+    with pytest.raises(UsageError, match="expected plain numbers"):
+        read_pdparams(pickle.dumps(content, protocol=4))
+
+
+def test_bytes_are_never_taken_for_pointers():
+    """An array whose type is told of an object at its first byte only when it is set up."""
+    objects = pickle.dumps(np.dtype("O"), protocol=2)[2:-1]
+    plain = b"cnumpy\ndtype\n(X\x02\x00\x00\x00V8\x89\x88tR"
+    told = (
+        b"(K\x03X\x01\x00\x00\x00|N(X\x01\x00\x00\x00at}X\x01\x00\x00\x00a" + objects + b"K\x00\x86sK\x08K\x01K\x00tb"
+    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(NK\x00\x85C\x01btR"
+    state = b"(K\x01K\x01\x85" + plain + told + b"\x89C\x08AAAAAAAAtb"
+    with pytest.raises(UsageError, match="expected plain numbers"):
+        read_pdparams(b"\x80\x04}X\x01\x00\x00\x00w" + array + state + b"s.")
+
+
 @pytest.mark.parametrize("data", [b"", b"not a pickle", b"\x80\x04\x95"])
 def test_a_damaged_file_is_refused(data):
     with pytest.raises(UsageError, match="cannot be read as .pdparams"):
