@@ -84,9 +84,8 @@ def run(config: Config, *, console: Console | None = None) -> int:
             tables = _predict(config, model, folder, console)
     run_of = read_record(tables, storage)
     if run_of is None:
-        raise UsageError(
-            f"{display_uri(tables)}: no job has written here; give the Global.output of a sodbatch predict"
-        )
+        there = "no job has written here" if storage.isdir(tables) else "there is no such folder"
+        raise UsageError(f"{display_uri(tables)}: {there}; give the Global.output of a sodbatch predict")
     if not storage.exists(f"{tables}/_SUCCESS"):
         raise UsageError(
             f"{display_uri(tables)}: the run has not finished; the same sodbatch predict goes on, and then it can be "
@@ -132,7 +131,7 @@ def run(config: Config, *, console: Console | None = None) -> int:
     if result["pictures"]["predicted"] == 0:
         raise UsageError(
             f"none of the pictures of {display_uri(tables)} is one of {display_uri(folder)}, part {part.name}: they "
-            "are matched by their whole paths, or by their ids where the input was the data set's own file"
+            "are matched by their whole paths, or by ids and file names where the input was the data set's own file"
         )
     _draw(config, folder, part, truth, found, figures, storage)
     storage.write_atomic(f"{output}/evaluate_result.json", json.dumps(result, indent=4, ensure_ascii=False).encode())

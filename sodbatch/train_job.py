@@ -64,24 +64,26 @@ def run(config: Config, *, console: Console | None = None, pace: Pace = USUAL_PA
     with ProgressBar(console or Console(stderr=True)) as bar:
         dead = wait_until_free(output, storage, pace, bar.say)
         bar.say(f"model {spec.name}, data set {display_uri(folder)}, output {display_uri(output)}")
+        bar.say("checking the data set")
         train, val = _checked(config, folder, storage, bar)
-        spec = _with_classes(spec, train, config)
-        settings = _settings(config, spec, folder, train, val)
-        attempt = dead.attempt + 1 if dead else 1
-        with Lease(output, storage, this_process(Rank(attempt, uuid.uuid4().hex)), pace) as lease:
-            resume = _resume_point(config, settings, storage)
-            if resume is None and config.Train.pretrain_weight_path is not None:
-                read_weights(config.Train.pretrain_weight_path, storage)  # or say so before any work
-            storage.delete(f"{output}/train_result.json")  # until it is so again
-            storage.write_atomic(f"{output}/config.yaml", _as_yaml(config))
+    bar.say(f"the data set has no errors: {len(train.images.ids):,} pictures in train, {len(val.images.ids):,} in val")
+    spec = _with_classes(spec, train, config)
+    settings = _settings(config, spec, folder, train, val)
+    attempt = dead.attempt + 1 if dead else 1
+    with Lease(output, storage, this_process(Rank(attempt, uuid.uuid4().hex)), pace) as lease:
+        resume = _resume_point(config, settings, storage)
+        if resume is None and config.Train.pretrain_weight_path is not None:
+            read_weights(config.Train.pretrain_weight_path, storage)  # or say so before any work
+        storage.delete(f"{output}/train_result.json")  # until it is so again
+        storage.write_atomic(f"{output}/config.yaml", _as_yaml(config))
 
-            def say(line: str) -> None:
-                lease.check()
-                bar.say(line)
-
-            _train(config, spec, folder, train, val, settings, resume, say)
+        def say(line: str) -> None:
             lease.check()
-            result = _finish(config, spec, storage)
+            bar.say(line)
+
+        _train(config, spec, folder, train, val, settings, resume, say)
+        lease.check()
+        result = _finish(config, spec, storage)
     best = result["models"]["best"]
     bar.say(f"best AP {best['score']:.4f}; ready for predict: {display_uri(output)}/best_model/inference")
     return 0
@@ -162,6 +164,8 @@ def _resume_point(config: Config, settings: str, storage: Storage) -> str | None
     if last is not None or named is None:
         return last[0] if last is not None else None
     prefix = re.sub(r"\.pd(params|ema|opt|states)$", "", named)
+    if not storage.exists(f"{prefix}.pdparams"):
+        raise UsageError(f"Train.resume_path = {display_uri(named)}: there is no such checkpoint")
     standing = read_standing(f"{prefix}.pdstates", storage)
     if standing.epoch >= config.Train.epochs_iters:
         raise UsageError(

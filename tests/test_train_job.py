@@ -241,7 +241,7 @@ def test_a_data_set_with_errors_is_not_trained_on(
         ({"Train__batch_size": 9}, "the part train has 8 pictures"),
         ({"Train__amp": "O1", "Global__device": "cpu"}, "needs a GPU"),
         ({"Global__model": "PP-YOLO"}, "expected one of"),
-        ({"Train__resume_path": "/nowhere/1.pdparams"}, "cannot read the checkpoint /nowhere/1.pdstates"),
+        ({"Train__resume_path": "/nowhere/1.pdparams"}, "1.pdparams: there is no such checkpoint"),
         ({"Train__pretrain_weight_path": "/nowhere/1.pdparams"}, "cannot read the weights /nowhere/1.pdparams"),
     ],
 )

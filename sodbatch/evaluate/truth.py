@@ -47,9 +47,9 @@ def match_classes(names: Sequence[str], labels: Mapping[int, str], how: str) -> 
     if how == "order" and all(identity < len(names) for identity in labels):
         return {identity: identity for identity in labels}
     raise UsageError(
-        f"the classes do not match by {how}; the data set has {len(names)}: {', '.join(names)}; the model has "
-        f"{len(labels)}: {', '.join(labels.values())}. With Evaluate.match=order the first is taken for the first, and "
-        "so on"
+        f"the classes do not match by {how}; the data set has {len(names)}: {', '.join(names)}; the model has, or has "
+        f"found, {len(labels)}: {', '.join(labels.values())}. With Evaluate.match=order the first is taken for the "
+        "first, and so on"
     )
 
 
