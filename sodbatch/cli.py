@@ -367,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, as ``--help`` lists them.
     """
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"paddle\.")  # about compilers and its own layers
+    warnings.filterwarnings("ignore", category=Warning, module=r"paddle\.")  # about compilers and its own ways
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ side: errors only
     logs = logging.StreamHandler(sys.stderr)
     logs.setFormatter(_Redacting("sodbatch: %(message)s"))
