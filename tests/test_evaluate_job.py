@@ -262,7 +262,8 @@ def test_crowds_are_regions_that_do_not_count(finished: Path, scenes: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--from", "/nowhere"], "no job has written here"),
+        (["--from", "/nowhere"], "there is no such folder"),
+        (["--from", "."], "no job has written here"),
         (["-o", "Evaluate.part=test"], "Evaluate.part"),
         (["-o", "Evaluate.weight_path=/nowhere.pdparams", "-o", f"Global.model={TINY}"], "cannot read the weights"),
     ],
