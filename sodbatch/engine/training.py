@@ -108,7 +108,7 @@ def train_on_ray(
         try:
             with tempfile.TemporaryDirectory(prefix="sodbatch-train-") as scratch:
                 _fit(config, workers, _Told(make_loop(workers), lines), scratch)
-        except SystemExit as error:  # so Ray ends after a Ctrl-C, as which the listener ends it too
+        except (SystemExit, KeyboardInterrupt) as error:  # Ray exits after a Ctrl-C; the listener sends one too
             raise listener.error or KeyboardInterrupt from error
         except Exception as error:
             raise listener.error or as_ours(error) from error

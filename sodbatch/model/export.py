@@ -195,11 +195,13 @@ def read_weights(weight_path: str, storage: Storage) -> State:
 def labels_beside(weight_path: str, storage: Storage) -> tuple[str, ...] | None:
     """Return the class names that ``sodbatch train`` has written beside weights, in ``.pdstates``; None if it has not.
 
-    Raises:
-        UsageError: That file cannot be read.
+    Other trainers write files of that name too, which may hold what :func:`read_saved` refuses.
     """
     states = f"{weight_path.removesuffix('.pdparams')}.pdstates"
-    labels = read_saved(storage.read_bytes(states)).get("labels") if storage.exists(states) else None
+    try:
+        labels = read_saved(storage.read_bytes(states)).get("labels") if storage.exists(states) else None
+    except UsageError:
+        return None
     return tuple(map(str, labels)) if isinstance(labels, (list, tuple)) else None
 
 

@@ -112,7 +112,7 @@ class _Training:
         self.standing = old.standing if old else Standing(0, -1.0, -1.0, 0, 0, 0.0, batch, labels, plan.settings)
         if old and old.standing.global_batch != batch:
             first_lines.append(f"it had {old.standing.global_batch} pictures a step, and goes on with {batch}")
-        if old and not (plan.resume or "").startswith(f"{self.output}/"):  # whose best weights are not in this output
+        if old and not self.storage.exists(f"{self.output}/{BEST}/{BEST}.pdstates"):  # it is of another output
             self.standing = replace(self.standing, best_metric=-1.0, best_epoch=0)
         lead = group.rank == 0
         self.journal = Journal(self.output, self.storage, say, self.standing.epoch) if lead else None
